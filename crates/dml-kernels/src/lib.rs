@@ -1,0 +1,5 @@
+//! candle operations with fast CPU forward and backward passes.
+
+mod softplus;
+
+pub use softplus::{sigmoid, softplus, softplus_increment};

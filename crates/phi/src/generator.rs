@@ -1,0 +1,117 @@
+//! The generator contract: a convex function φ with its gradient in closed form.
+//!
+//! **∇φ is built from ordinary differentiable tensor operations**, for networks the hand-derived reverse pass
+//! written as forward operations. A loss that contains ∇φ then needs one first-order `backward()`, and its
+//! gradients with respect to inputs and parameters are exact. Differentiating a gradient through a second
+//! `backward()` is never done: candle detaches gradients and would return wrong numbers without an error.
+
+use candle_core::{Tensor, Var};
+
+use crate::{Domain, Error, Result};
+
+/// A learned parameter: its name, unique within the generator, and the variable the optimizer updates.
+#[derive(Debug, Clone)]
+pub struct Parameter {
+    /// The name, as it appears in a parameter file, e.g. `W0` or `icnn.W0` inside a composite.
+    pub name: String,
+    /// The variable. Clones share storage, so an update is seen by the generator.
+    pub var: Var,
+}
+
+impl Parameter {
+    /// A parameter named `name`.
+    pub fn new(name: impl Into<String>, var: &Var) -> Self {
+        Self { name: name.into(), var: var.clone() }
+    }
+}
+
+/// A convex generator φ on a convex set C ⊆ ℝᵈ.
+///
+/// Members differ in [`domain`](Self::domain), [`value_and_grad`](Self::value_and_grad) and, where numbers
+/// would cancel, [`centered`](Self::centered); everything else has a default.
+pub trait Generator: std::fmt::Debug + Send + Sync {
+    /// C. Rows outside it are an error that names row and value, never NaN.
+    fn domain(&self) -> Domain;
+
+    /// φ and ∇φ row by row: `[n, d]` → (`[n]`, `[n, d]`), ∇φ in closed form out of differentiable operations.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] and [`Error::Domain`] as [`check`](Self::check) gives them.
+    fn value_and_grad(&self, x: &Tensor) -> Result<(Tensor, Tensor)>;
+
+    /// φ row by row: `[n, d]` → `[n]`.
+    ///
+    /// # Errors
+    /// As [`value_and_grad`](Self::value_and_grad).
+    fn value(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.value_and_grad(x)?.0)
+    }
+
+    /// φ less its tangent plane at the pivot μ: φ_μ(x) = D_φ(x ‖ μ) and ∇φ_μ(x) = ∇φ(x) − ∇φ(μ),
+    /// `x` `[n, d]`, `pivot` `[1, d]` → (`[n]`, `[n, d]`).
+    ///
+    /// φ_μ differs from φ by an affine function and so generates the same divergence, but its numbers are of
+    /// the size of the divergences among points near μ. Generators whose φ grows with the distance from the
+    /// origin override this so that no digit is lost, however far the points lie from it.
+    ///
+    /// The divergence does not depend on μ, so `pivot` should carry no gradient (detach it).
+    ///
+    /// # Errors
+    /// As [`value_and_grad`](Self::value_and_grad).
+    fn centered(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (value_x, grad_x) = self.value_and_grad(x)?; // [n], [n, d]
+        let (value_p, grad_p) = self.value_and_grad(pivot)?; // [1], [1, d]
+        let shift = x.broadcast_sub(pivot)?; // [n, d]
+        let tangent = shift.matmul(&grad_p.t()?)?.squeeze(1)?; // [n]
+        let value = (value_x.broadcast_sub(&value_p)? - tangent)?;
+        Ok((value, grad_x.broadcast_sub(&grad_p)?))
+    }
+
+    /// The dimension d, or `None` where any will do.
+    fn dim(&self) -> Option<usize> {
+        None
+    }
+
+    /// The modulus of strong convexity in the Euclidean norm: the largest known m with
+    /// D_φ(x ‖ y) ≥ m/2·‖x − y‖² on all of C. Zero where there is none.
+    ///
+    /// # Errors
+    /// When the parameters it is computed from cannot be read.
+    fn strong_convexity(&self) -> Result<f64> {
+        Ok(0.0)
+    }
+
+    /// ∇φ*(g) = (∇φ)⁻¹(g) row by row, `[n, d]` → `[n, d]`, where it has a closed form; `None` elsewhere
+    /// (`bregman::dual` then solves for it).
+    ///
+    /// # Errors
+    /// [`Error::Domain`] when a row of `g` is no gradient of φ.
+    fn grad_conjugate(&self, g: &Tensor) -> Result<Option<Tensor>> {
+        let _ = g;
+        Ok(None)
+    }
+
+    /// The learned parameters, in a fixed order.
+    fn parameters(&self) -> Vec<Parameter> {
+        Vec::new()
+    }
+
+    /// Checks at the public door: `x` is `[n, d]`, not empty, of the right dimension, each row in C.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::DType`] or [`Error::Domain`].
+    fn check(&self, op: &'static str, arg: &'static str, x: &Tensor) -> Result<()> {
+        if let Some(dim) = self.dim()
+            && (x.rank() != 2 || x.dims()[1] != dim)
+        {
+            let expected = format!("[n, {dim}]");
+            return Err(Error::Shape { op, arg, got: x.dims().to_vec(), expected });
+        }
+        if let Some(parameter) = self.parameters().first()
+            && parameter.var.dtype() != x.dtype()
+        {
+            return Err(Error::DType { op, arg, got: x.dtype(), expected: parameter.var.dtype() });
+        }
+        self.domain().check(op, arg, x)
+    }
+}
