@@ -1,0 +1,132 @@
+//! Evaluation around a pivot μ, so that no digit is lost when φ is large and D small.
+//!
+//! D_φ is unchanged when an affine function is added to φ, so everywhere in this crate
+//! φ_μ(x) = φ(x) − φ(μ) − ⟨∇φ(μ), x − μ⟩ takes the place of φ and x − μ that of x, with μ the mean of the points.
+//! Then D(x ‖ y) = φ_μ(x) − ⟨∇φ_μ(y), x − μ⟩ + (⟨∇φ_μ(y), y − μ⟩ − φ_μ(y)), and each term has the size of the
+//! divergences themselves, however far from the origin the points lie.
+
+use candle_core::{D, DType, Device, Tensor};
+use phi::{Domain, Generator};
+
+use crate::{Error, Result, error::check_points};
+
+/// The mean of the rows as a pivot: `[n, d]` → `[1, d]`, without gradient, inside the domain of `phi`.
+///
+/// # Errors
+/// When `x` is empty, of the wrong shape or dtype, or holds a row outside the domain.
+/// # Examples
+/// ```
+/// # use {bregman::mean_pivot, candle_core::{Device, Tensor}, phi::SquaredEuclidean};
+/// let x = Tensor::new(&[[0f32, 0.], [3., 4.]], &Device::Cpu)?;
+/// assert_eq!(mean_pivot(&SquaredEuclidean, &x)?.to_vec2::<f32>()?, [[1.5, 2.]]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn mean_pivot(phi: &dyn Generator, x: &Tensor) -> Result<Tensor> {
+    check_points("mean_pivot", "x", phi, x)?;
+    mean_of(phi, &[x])
+}
+
+/// The mean of the rows of all `parts` together, inside the domain, detached: `[1, d]`.
+pub(crate) fn mean_of(phi: &dyn Generator, parts: &[&Tensor]) -> Result<Tensor> {
+    let rows = parts.iter().map(|x| x.dims()[0]).sum::<usize>();
+    let mut sum: Option<Tensor> = None;
+    for x in parts {
+        // A product with a row of 1/n: candle sums leading dimensions slowly and one term after the other.
+        let weights = Tensor::full(1.0f64 / rows as f64, (1, x.dims()[0]), &Device::Cpu)?;
+        let weights = weights.to_dtype(x.dtype())?.to_device(x.device())?;
+        let part = weights.matmul(&x.detach().contiguous()?)?; // [1, d]
+        sum = Some(match sum {
+            None => part,
+            Some(sum) => (sum + part)?,
+        });
+    }
+    let mean = sum.ok_or_else(|| candle_core::Error::Msg("mean of no points".to_owned()))?;
+    into_domain(phi.domain(), &mean)
+}
+
+/// Undoes what rounding did to a convex combination of points: on the simplex the sum is made 1 again.
+pub(crate) fn into_domain(domain: Domain, mean: &Tensor) -> Result<Tensor> {
+    match domain {
+        Domain::Simplex => Ok(mean.broadcast_div(&mean.sum_keepdim(D::Minus1)?)?),
+        _ => Ok(mean.clone()),
+    }
+}
+
+/// Points evaluated once around a pivot; the product of two of these is an all-pairs matrix.
+#[derive(Debug, Clone)]
+pub(crate) struct Evaluated {
+    /// x − μ, `[n, d]`.
+    pub shifted: Tensor,
+    /// φ_μ(x), `[n]`.
+    pub value: Tensor,
+    /// ∇φ_μ(x), `[n, d]`.
+    pub grad: Tensor,
+}
+
+impl Evaluated {
+    /// φ_μ and ∇φ_μ at each row of `x`.
+    pub fn new(
+        op: &'static str,
+        arg: &'static str,
+        phi: &dyn Generator,
+        x: &Tensor,
+        pivot: &Tensor,
+    ) -> Result<Self> {
+        let (value, grad) = phi.centered(x, pivot)?; // [n], [n, d]
+        check_finite(op, arg, "φ", &value)?;
+        check_finite(op, arg, "∇φ", &grad)?;
+        Ok(Self { shifted: x.broadcast_sub(pivot)?, value, grad })
+    }
+
+    /// [x − μ, φ_μ, 1], `[n, d+2]`: the rows' share of D as first arguments.
+    pub fn as_first(&self) -> Result<Tensor> {
+        let value = self.value.unsqueeze(1)?;
+        let ones = value.ones_like()?.detach();
+        Ok(Tensor::cat(&[&self.shifted.contiguous()?, &value, &ones], 1)?)
+    }
+
+    /// [−∇φ_μ, 1, ⟨∇φ_μ, y − μ⟩ − φ_μ], `[m, d+2]`: the rows' share of D as second arguments.
+    pub fn as_second(&self) -> Result<Tensor> {
+        let value = self.value.unsqueeze(1)?;
+        let ones = value.ones_like()?.detach();
+        let constant = (self.tangent()?.unsqueeze(1)? - value)?;
+        Ok(Tensor::cat(&[&self.grad.neg()?.contiguous()?, &ones, &constant], 1)?)
+    }
+
+    /// ⟨∇φ_μ(x), x − μ⟩, `[n]`.
+    pub fn tangent(&self) -> Result<Tensor> {
+        Ok((&self.grad * &self.shifted)?.sum(D::Minus1)?)
+    }
+
+    /// D(self_i ‖ other_j), `[n, m]`, before any clamping.
+    ///
+    /// The additive terms ride in the product as two more columns: adding them by broadcasting would cost
+    /// candle a slow sum over rows in the backward pass, and so backward is two products as well.
+    pub fn divergences(&self, other: &Self) -> Result<Tensor> {
+        Ok(self.as_first()?.matmul(&other.as_second()?.t()?)?)
+    }
+
+    /// The same points without gradients.
+    pub fn detach(&self) -> Self {
+        Self { shifted: self.shifted.detach(), value: self.value.detach(), grad: self.grad.detach() }
+    }
+}
+
+/// An error that names the first row where `values` (`[n]` or `[n, d]`) overflowed.
+pub(crate) fn check_finite(
+    op: &'static str,
+    arg: &'static str,
+    what: &'static str,
+    values: &Tensor,
+) -> Result<()> {
+    // 0·v is 0 where v is finite and NaN elsewhere, so the sum cannot overflow by itself.
+    let probe = (values.detach() * 0.0)?;
+    let on_host = |t: Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F64); // not every device has f64
+    if on_host(probe.sum_all()?)?.to_scalar::<f64>()? == 0.0 {
+        return Ok(());
+    }
+    let rows = if probe.rank() == 2 { probe.sum(D::Minus1)? } else { probe };
+    let rows = on_host(rows)?.to_vec1::<f64>()?;
+    let row = rows.iter().position(|v| *v != 0.0).unwrap_or(0);
+    Err(Error::NotFinite { op, arg, what, row })
+}
