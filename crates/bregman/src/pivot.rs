@@ -105,11 +105,6 @@ impl Evaluated {
     pub fn divergences(&self, other: &Self) -> Result<Tensor> {
         Ok(self.as_first()?.matmul(&other.as_second()?.t()?)?)
     }
-
-    /// The same points without gradients.
-    pub fn detach(&self) -> Self {
-        Self { shifted: self.shifted.detach(), value: self.value.detach(), grad: self.grad.detach() }
-    }
 }
 
 /// An error that names the first row where `values` (`[n]` or `[n, d]`) overflowed.
