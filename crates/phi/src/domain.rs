@@ -43,12 +43,8 @@ impl Domain {
     /// [`Error::Shape`] for another rank or an empty tensor, [`Error::Domain`] names the first row outside
     /// and its value.
     pub fn check(self, op: &'static str, arg: &'static str, x: &Tensor) -> Result<()> {
-        let shape = |expected: &str| Error::Shape {
-            op,
-            arg,
-            got: x.dims().to_vec(),
-            expected: expected.to_owned(),
-        };
+        let shape =
+            |expected: &str| Error::Shape { op, arg, got: x.dims().to_vec(), expected: expected.to_owned() };
         let (n, d) = x.dims2().map_err(|_| shape("[n, d]"))?;
         if n == 0 || d == 0 {
             return Err(shape("[n, d] with at least one row and one column"));
@@ -75,8 +71,7 @@ impl Domain {
     }
 
     fn check_rows(self, op: &'static str, arg: &'static str, x: &Tensor) -> Result<()> {
-        let outside =
-            |row: usize, value: f64| Error::Domain { op, arg, row, value, domain: self.describe() };
+        let outside = |row: usize, value: f64| Error::Domain { op, arg, row, value, domain: self.describe() };
         let x = x.detach().to_device(&Device::Cpu)?.contiguous()?;
         let d = x.dim(1)?;
         let scan = |values: &mut dyn Iterator<Item = f64>| -> Result<()> {
@@ -116,7 +111,7 @@ mod tests {
     use super::*;
 
     fn message(domain: Domain, rows: &[[f64; 2]]) -> String {
-        let x = Tensor::new(rows, &Device::Cpu).unwrap();
+        let x = Tensor::from_vec(rows.concat(), (rows.len(), 2), &Device::Cpu).unwrap();
         domain.check("value", "x", &x).unwrap_err().to_string()
     }
 
