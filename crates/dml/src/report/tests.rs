@@ -1,0 +1,1 @@
+//! Reports as a whole: every kind of block, hostile text, wrong data, files.
