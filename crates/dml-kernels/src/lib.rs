@@ -1,5 +1,33 @@
 //! candle operations with fast CPU forward and backward passes.
+//!
+//! Each function is an ordinary differentiable operation on candle tensors: on the CPU, for `f32` and `f64`, it
+//! runs this crate's kernel, elsewhere candle's own operations where those are right. Only first-order gradients
+//! exist, as everywhere in the workspace.
+//!
+//! ```
+//! use candle_core::{Device, Tensor, Var};
+//! use dml_kernels::{Activation, Conv2dConfig, conv2d, max_pool2d};
+//!
+//! let image = Tensor::arange(0f32, 64., &Device::Cpu)?.reshape((1, 1, 8, 8))?;
+//! let weight = Var::from_tensor(&Tensor::full(0.1f32, (4, 1, 3, 3), &Device::Cpu)?)?;
+//! let config = Conv2dConfig { padding: 1, activation: Activation::Relu, ..Default::default() };
+//! let features = max_pool2d(&conv2d(&image, &weight, None, config)?, 2, 2)?;
+//! assert_eq!(features.dims(), [1, 4, 4, 4]);
+//! let gradients = features.sum_all()?.backward()?;
+//! assert_eq!(gradients.get(&weight).map(|g| g.dims().to_vec()), Some(vec![4, 1, 3, 3]));
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
+mod conv2d;
+mod cpu;
+mod linear;
+mod normalize;
+mod pool2d;
+mod real;
 mod softplus;
 
+pub use conv2d::{Conv2dConfig, conv2d};
+pub use linear::{Activation, linear};
+pub use normalize::l2_normalize;
+pub use pool2d::{avg_pool2d, global_avg_pool2d, max_pool2d};
 pub use softplus::{sigmoid, softplus, softplus_increment};

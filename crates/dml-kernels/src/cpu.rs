@@ -1,0 +1,165 @@
+//! How the CPU kernels reach a tensor's memory, share work among threads and call the matrix product.
+//!
+//! Work is cut into one contiguous piece per thread and partial sums are added in the order of the pieces, so a
+//! result depends on the number of threads and on nothing else.
+
+use candle_core::{Layout, Result, Storage, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::real::Real;
+
+/// Below this many elements a loop is faster on one thread than shared.
+const SHARE_FROM: usize = 16_384;
+
+/// The number of threads that kernels use.
+pub(crate) fn threads() -> usize {
+    rayon::current_num_threads().max(1)
+}
+
+/// The elements of a contiguous operand, in order.
+pub(crate) fn contiguous<'a, T>(op: &str, values: &'a [T], layout: &Layout) -> Result<&'a [T]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&values[start..end]),
+        None => bail!("{op}: operand of shape {:?} is not contiguous", layout.shape()),
+    }
+}
+
+/// Calls `f` with the elements of a CPU tensor, copied first where it is not contiguous.
+pub(crate) fn with_slice<T: Real, R>(op: &str, x: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
+    let x = x.contiguous()?;
+    let (storage, layout) = x.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(cpu) => f(contiguous(op, T::slice(cpu)?, layout)?),
+        _ => bail!("{op}: tensor is not on the CPU"),
+    }
+}
+
+/// Runs `body` compiled for the widest vector instructions the processor has.
+#[inline]
+pub(crate) fn vectorized<R>(body: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(body)
+}
+
+/// `out[i] = f(x[i])`.
+pub(crate) fn map<T: Real>(x: &[T], f: impl Fn(T) -> T + Sync) -> Vec<T> {
+    let mut out = vec![T::ZERO; x.len()];
+    share(&mut out, 1, |start, out| {
+        vectorized(|| {
+            for (o, &v) in out.iter_mut().zip(&x[start..]) {
+                *o = f(v);
+            }
+        });
+    });
+    out
+}
+
+/// `out[i] = f(x[i], y[i])`.
+pub(crate) fn map2<T: Real>(x: &[T], y: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
+    let mut out = vec![T::ZERO; x.len()];
+    share(&mut out, 1, |start, out| {
+        vectorized(|| {
+            for ((o, &a), &b) in out.iter_mut().zip(&x[start..]).zip(&y[start..]) {
+                *o = f(a, b);
+            }
+        });
+    });
+    out
+}
+
+/// Cuts `out` into one piece per thread at multiples of `unit` elements and calls `f(first element, piece)`.
+pub(crate) fn share<T: Send>(out: &mut [T], unit: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    let units = out.len() / unit.max(1);
+    if out.len() < SHARE_FROM || units < 2 || threads() == 1 {
+        return f(0, out);
+    }
+    let piece = units.div_ceil(threads()) * unit;
+    out.par_chunks_mut(piece).enumerate().for_each(|(i, out)| f(i * piece, out));
+}
+
+/// A matrix view over a slice: element (i, j) is `data[i·row_stride + j·col_stride]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a, T> {
+    data: &'a [T],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// `rows`×`cols` in row-major order.
+    pub(crate) fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
+        assert!(data.len() >= rows * cols, "matrix {rows}×{cols} over {} elements", data.len());
+        Self { data, rows, cols, row_stride: cols, col_stride: 1 }
+    }
+
+    /// The transpose.
+    pub(crate) fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+/// `out = a·b`, or `out += a·b` where `accumulate`; `out` is row-major. On one thread, or on all.
+pub(crate) fn gemm<T: Real>(
+    out: &mut [T],
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    accumulate: bool,
+    parallel: bool,
+) {
+    assert_eq!(a.cols, b.rows, "gemm: inner sizes");
+    assert_eq!(out.len(), a.rows * b.cols, "gemm: size of the result");
+    if a.cols == 0 && !accumulate {
+        out.fill(T::ZERO);
+    }
+    if out.is_empty() || a.cols == 0 {
+        return;
+    }
+    let parallelism =
+        if parallel && threads() > 1 { gemm::Parallelism::Rayon(threads()) } else { gemm::Parallelism::None };
+    // SAFETY: `Matrix::new` checked that rows·cols elements are there, and `t` only swaps the strides, so every
+    // (i, j) of `a` and `b` lies in its slice; `out` holds rows·cols elements, is exclusive, and cannot overlap
+    // the shared slices.
+    unsafe {
+        gemm::gemm(
+            a.rows,
+            b.cols,
+            a.cols,
+            out.as_mut_ptr(),
+            1,
+            b.cols as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            T::ONE,
+            T::ONE,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// Sums over the rows of a row-major `[rows, cols]` matrix, in the order of the rows.
+pub(crate) fn column_sums<T: Real>(x: &[T], cols: usize) -> Vec<T> {
+    let mut out = vec![T::ZERO; cols];
+    vectorized(|| {
+        for row in x.chunks_exact(cols.max(1)) {
+            for (o, &v) in out.iter_mut().zip(row) {
+                *o += v;
+            }
+        }
+    });
+    out
+}

@@ -1,0 +1,120 @@
+//! Projection of rows onto the unit sphere.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, bail};
+
+use crate::cpu::{contiguous, share, vectorized, with_slice};
+use crate::real::{Real, on_cpu, with_real};
+
+/// Rows shorter than this are divided by it instead of by their length, so that a zero row stays zero.
+const SHORTEST: f64 = 1e-12;
+
+/// y = x / ‖x‖₂ row by row, `[n, d]` → `[n, d]`; a row of zeros stays zero.
+///
+/// # Errors
+/// When `x` has another rank.
+pub fn l2_normalize(x: &Tensor) -> Result<Tensor> {
+    let Ok((_, d)) = x.dims2() else {
+        bail!("l2_normalize: `x` has shape {:?}, expected [n, d]", x.dims());
+    };
+    if on_cpu(x) {
+        return x.contiguous()?.apply_op1(Normalize { d: d.max(1) });
+    }
+    let length = (x.sqr()?.sum_keepdim(D::Minus1)? + SHORTEST * SHORTEST)?.sqrt()?;
+    x.broadcast_div(&length)
+}
+
+struct Normalize {
+    d: usize,
+}
+
+#[inline(always)]
+fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+    let mut lanes = [T::ZERO; 8];
+    let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
+    let rest = a_chunks.remainder().iter().zip(b_chunks.remainder());
+    for (a, b) in a_chunks.zip(b_chunks) {
+        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += a * b;
+        }
+    }
+    let mut sum = T::ZERO;
+    for v in lanes.into_iter().chain(rest.map(|(&a, &b)| a * b)) {
+        sum += v;
+    }
+    sum
+}
+
+/// 1 / max(‖row‖, SHORTEST). The row is scaled by its largest entry first where its square would leave the range.
+#[inline(always)]
+fn inverse_length<T: Real>(row: &[T]) -> T {
+    let square = dot(row, row);
+    let fine = square > T::from_f64(1e-30) && square < T::from_f64(1e30);
+    let length = if fine {
+        square.sqrt()
+    } else {
+        let largest = row.iter().fold(T::ZERO, |m, v| m.max(v.abs()));
+        let scale = largest.max(T::from_f64(1e-37));
+        let sum = row.iter().fold(T::ZERO, |s, &v| s + (v / scale) * (v / scale));
+        scale * sum.sqrt()
+    };
+    T::ONE / if length < T::from_f64(SHORTEST) { T::from_f64(SHORTEST) } else { length }
+}
+
+impl Normalize {
+    fn forward<T: Real>(&self, x: &[T]) -> Vec<T> {
+        let mut out = vec![T::ZERO; x.len()];
+        share(&mut out, self.d, |start, out| {
+            vectorized(|| {
+                for (out, x) in out.chunks_exact_mut(self.d).zip(x[start..].chunks_exact(self.d)) {
+                    let inverse = inverse_length(x);
+                    out.iter_mut().zip(x).for_each(|(o, &v)| *o = v * inverse);
+                }
+            });
+        });
+        out
+    }
+
+    /// (g − y⟨g, y⟩) / ‖x‖, the part of the gradient along the sphere.
+    fn backward<T: Real>(&self, x: &[T], y: &[T], grad: &[T]) -> Vec<T> {
+        let mut out = vec![T::ZERO; x.len()];
+        share(&mut out, self.d, |start, out| {
+            vectorized(|| {
+                let rows = x[start..].chunks_exact(self.d).zip(y[start..].chunks_exact(self.d));
+                let rows = rows.zip(grad[start..].chunks_exact(self.d));
+                for (out, ((x, y), g)) in out.chunks_exact_mut(self.d).zip(rows) {
+                    let (inverse, along) = (inverse_length(x), dot(g, y));
+                    for ((o, &g), &y) in out.iter_mut().zip(g).zip(y) {
+                        *o = (g - y * along) * inverse;
+                    }
+                }
+            });
+        });
+        out
+    }
+}
+
+impl CustomOp1 for Normalize {
+    fn name(&self) -> &'static str {
+        "l2_normalize"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        with_real!(storage.dtype(), self.name(), T => {
+            let x = contiguous(self.name(), <T as Real>::slice(storage)?, layout)?;
+            Ok((T::storage(self.forward(x)), layout.shape().clone()))
+        })
+    }
+
+    fn bwd(&self, x: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let op = self.name();
+        with_real!(x.dtype(), op, T => {
+            let values = with_slice::<T, _>(op, x, |x| {
+                with_slice::<T, _>(op, res, |res| {
+                    with_slice::<T, _>(op, grad, |grad| Ok(self.backward(x, res, grad)))
+                })
+            })?;
+            T::tensor(values, x.shape()).map(Some)
+        })
+    }
+}

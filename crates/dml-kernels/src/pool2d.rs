@@ -1,0 +1,218 @@
+//! Maximum and average pooling with the right gradient.
+//!
+//! candle 0.11's own `max_pool2d` gives a window's maximum a quarter of its gradient, and both of its poolings
+//! are wrong where the size is not divisible by the kernel. Elsewhere than on the CPU the same pooling is built
+//! out of reshapes and maxima, whose gradients are right.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, bail};
+
+use crate::cpu::{contiguous, share, vectorized, with_slice};
+use crate::real::{Real, on_cpu, with_real};
+
+/// Maximum over windows of `kernel`×`kernel` pixels every `stride` pixels, no padding:
+/// `[n, c, h, w]` → `[n, c, (h−kernel)/stride+1, (w−kernel)/stride+1]`.
+///
+/// The gradient goes to the first maximum of a window in row-major order, as in PyTorch.
+///
+/// # Errors
+/// When `x` has another rank, a setting is 0, the window does not fit, or windows overlap on a device other
+/// than the CPU.
+pub fn max_pool2d(x: &Tensor, kernel: usize, stride: usize) -> Result<Tensor> {
+    pool(x, kernel, stride, Kind::Max)
+}
+
+/// Mean over windows of `kernel`×`kernel` pixels every `stride` pixels, no padding; shapes as [`max_pool2d`].
+///
+/// # Errors
+/// As [`max_pool2d`].
+pub fn avg_pool2d(x: &Tensor, kernel: usize, stride: usize) -> Result<Tensor> {
+    pool(x, kernel, stride, Kind::Average)
+}
+
+/// Mean over all pixels: `[n, c, h, w]` → `[n, c]`.
+///
+/// # Errors
+/// When `x` has another rank or no pixel.
+pub fn global_avg_pool2d(x: &Tensor) -> Result<Tensor> {
+    let (_, _, h, w) = x.dims4()?;
+    if h * w == 0 {
+        bail!("global_avg_pool2d: `x` has shape {:?}, expected at least one pixel", x.dims());
+    }
+    x.flatten_from(2)?.mean(D::Minus1)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Max,
+    Average,
+}
+
+fn pool(x: &Tensor, kernel: usize, stride: usize, kind: Kind) -> Result<Tensor> {
+    let op = if kind == Kind::Max { "max_pool2d" } else { "avg_pool2d" };
+    let Ok((planes, channels, height, width)) = x.dims4() else {
+        bail!("{op}: `x` has shape {:?}, expected [n, c, h, w]", x.dims());
+    };
+    if kernel == 0 || stride == 0 || height < kernel || width < kernel {
+        bail!("{op}: a window of {kernel} pixels every {stride} does not fit into {height}×{width} pixels");
+    }
+    let (out_height, out_width) = ((height - kernel) / stride + 1, (width - kernel) / stride + 1);
+    if on_cpu(x) {
+        let planes = planes * channels;
+        return x.contiguous()?.apply_op1(Pool {
+            kind,
+            planes,
+            height,
+            width,
+            kernel,
+            stride,
+            out_height,
+            out_width,
+        });
+    }
+    if kernel != stride {
+        bail!("{op}: overlapping or skipping windows ({kernel} every {stride}) run on the CPU only");
+    }
+    let windows = x
+        .narrow(2, 0, out_height * kernel)?
+        .narrow(3, 0, out_width * kernel)?
+        .contiguous()?
+        .reshape((planes, channels, out_height, kernel, out_width, kernel))?;
+    match kind {
+        Kind::Max => windows.max(5)?.max(3),
+        Kind::Average => windows.mean(5)?.mean(3),
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pool {
+    kind: Kind,
+    planes: usize,
+    height: usize,
+    width: usize,
+    kernel: usize,
+    stride: usize,
+    out_height: usize,
+    out_width: usize,
+}
+
+impl Pool {
+    /// Offsets within a plane of the first pixels of the windows of one output row, in order.
+    fn window_rows(&self, oy: usize) -> impl Iterator<Item = usize> {
+        let (width, first) = (self.width, oy * self.stride);
+        (first..first + self.kernel).map(move |iy| iy * width)
+    }
+
+    fn forward<T: Real>(&self, x: &[T]) -> Vec<T> {
+        let plane = self.out_height * self.out_width;
+        let mut out = vec![T::ZERO; self.planes * plane];
+        share(&mut out, plane, |start, out| {
+            vectorized(|| {
+                for (i, out) in out.chunks_exact_mut(plane.max(1)).enumerate() {
+                    let x = &x[(start / plane + i) * self.height * self.width..][..self.height * self.width];
+                    for (oy, out) in out.chunks_exact_mut(self.out_width).enumerate() {
+                        self.forward_row(x, oy, out);
+                    }
+                }
+            });
+        });
+        out
+    }
+
+    #[inline(always)]
+    fn forward_row<T: Real>(&self, x: &[T], oy: usize, out: &mut [T]) {
+        let scale = T::ONE / T::from_f64((self.kernel * self.kernel) as f64);
+        out.fill(if self.kind == Kind::Max { T::NEG_INFINITY } else { T::ZERO });
+        for row in self.window_rows(oy) {
+            for kx in 0..self.kernel {
+                let inputs = x[row + kx..row + self.width].iter().step_by(self.stride);
+                match self.kind {
+                    // Not `max`, which would pass over a NaN.
+                    Kind::Max => out.iter_mut().zip(inputs).for_each(|(o, &v)| {
+                        *o = if *o >= v { *o } else { v };
+                    }),
+                    Kind::Average => out.iter_mut().zip(inputs).for_each(|(o, &v)| *o += v * scale),
+                }
+            }
+        }
+    }
+
+    fn backward<T: Real>(&self, x: &[T], res: &[T], grad: &[T]) -> Vec<T> {
+        let (plane, out_plane) = (self.height * self.width, self.out_height * self.out_width);
+        let mut to_x = vec![T::ZERO; x.len()];
+        share(&mut to_x, plane, |start, to_x| {
+            vectorized(|| {
+                let mut open = vec![T::ZERO; self.out_width];
+                for (i, to_x) in to_x.chunks_exact_mut(plane).enumerate() {
+                    let p = start / plane + i;
+                    let x = &x[p * plane..][..plane];
+                    for oy in 0..self.out_height {
+                        let at = p * out_plane + oy * self.out_width;
+                        let row = (&res[at..][..self.out_width], &grad[at..][..self.out_width]);
+                        self.backward_row(x, row, oy, &mut open, to_x);
+                    }
+                }
+            });
+        });
+        to_x
+    }
+
+    /// Each window's gradient is handed to its first maximum and then taken from `open`.
+    #[inline(always)]
+    fn backward_row<T: Real>(
+        &self,
+        x: &[T],
+        (res, grad): (&[T], &[T]),
+        oy: usize,
+        open: &mut [T],
+        to_x: &mut [T],
+    ) {
+        let scale = T::ONE / T::from_f64((self.kernel * self.kernel) as f64);
+        open.copy_from_slice(grad);
+        for row in self.window_rows(oy) {
+            for kx in 0..self.kernel {
+                let outputs = to_x[row + kx..row + self.width].iter_mut().step_by(self.stride);
+                match self.kind {
+                    Kind::Average => outputs.zip(grad).for_each(|(o, &g)| *o += g * scale),
+                    Kind::Max => {
+                        let inputs = x[row + kx..row + self.width].iter().step_by(self.stride);
+                        for (((o, &v), &m), open) in outputs.zip(inputs).zip(res).zip(open.iter_mut()) {
+                            let takes = v == m;
+                            *o += if takes { *open } else { T::ZERO };
+                            *open = if takes { T::ZERO } else { *open };
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl CustomOp1 for Pool {
+    fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Max => "max_pool2d",
+            Kind::Average => "avg_pool2d",
+        }
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (n, c, _, _) = layout.shape().dims4()?;
+        with_real!(storage.dtype(), self.name(), T => {
+            let x = contiguous(self.name(), <T as Real>::slice(storage)?, layout)?;
+            Ok((T::storage(self.forward(x)), Shape::from((n, c, self.out_height, self.out_width))))
+        })
+    }
+
+    fn bwd(&self, x: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let op = self.name();
+        with_real!(x.dtype(), op, T => {
+            let values = with_slice::<T, _>(op, x, |x| {
+                with_slice::<T, _>(op, res, |res| {
+                    with_slice::<T, _>(op, grad, |grad| Ok(self.backward(x, res, grad)))
+                })
+            })?;
+            T::tensor(values, x.shape()).map(Some)
+        })
+    }
+}

@@ -1,0 +1,145 @@
+//! Every kernel's backward pass against central finite differences in f64.
+
+mod common;
+
+use candle_core::{DType, Device, Tensor, Var};
+use common::{assert_close, assert_gradients, normal, weigh};
+use dml_kernels::{
+    Activation, Conv2dConfig, avg_pool2d, conv2d, global_avg_pool2d, l2_normalize, linear, max_pool2d,
+    sigmoid, softplus, softplus_increment,
+};
+use proptest::prelude::*;
+
+fn var(seed: u64, shape: impl Into<candle_core::Shape>) -> Var {
+    Var::from_tensor(&normal(seed, shape)).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn activations(seed: u64, n in 1..4usize, k in 1..20usize) {
+        let (x, z0) = (var(seed, (n, k)), var(!seed, (1, k)));
+        assert_gradients("softplus", &[&x], || weigh(&softplus(&(x.as_tensor() * 3.0)?)?));
+        assert_gradients("sigmoid", &[&x], || weigh(&sigmoid(&(x.as_tensor() * 3.0)?)?));
+        assert_gradients("softplus_increment", &[&x, &z0], || weigh(&softplus_increment(&z0, &x)?));
+    }
+
+    #[test]
+    fn linear_layer(seed: u64, n in 1..5usize, i in 1..6usize, o in 1..6usize) {
+        let (x, w, b) = (var(seed, (n, i)), var(seed ^ 1, (o, i)), var(seed ^ 2, o));
+        for activation in [Activation::Identity, Activation::Relu] {
+            assert_gradients("linear", &[&x, &w, &b], || weigh(&linear(&x, &w, Some(&b), activation)?));
+        }
+    }
+
+    #[test]
+    fn convolution(
+        seed: u64,
+        n in 1..4usize,
+        (groups, c, o) in (1..3usize, 1..3usize, 1..3usize),
+        (h, w) in (3..7usize, 3..7usize),
+        (kh, kw) in (1..4usize, 1..4usize),
+        (stride, padding, dilation) in (1..4usize, 0..3usize, 1..3usize),
+    ) {
+        prop_assume!(dilation * (kh - 1) < h + 2 * padding && dilation * (kw - 1) < w + 2 * padding);
+        let x = var(seed, (n, c * groups, h, w));
+        let weight = var(seed ^ 1, (o * groups, c, kh, kw));
+        let bias = var(seed ^ 2, o * groups);
+        for activation in [Activation::Identity, Activation::Relu] {
+            let config = Conv2dConfig { stride, padding, dilation, groups, activation };
+            let run = || weigh(&conv2d(&x, &weight, Some(&bias), config)?);
+            assert_gradients("conv2d", &[&x, &weight, &bias], run);
+            // An input that needs no gradient takes another way through the code.
+            let image = x.as_tensor().detach();
+            let run = || weigh(&conv2d(&image, &weight, Some(&bias), config)?);
+            assert_gradients("conv2d of data", &[&weight, &bias], run);
+        }
+    }
+
+    #[test]
+    fn pooling(seed: u64, n in 1..3usize, c in 1..3usize, h in 3..8usize, w in 3..8usize, k in 1..4usize, s in 1..4usize) {
+        let x = var(seed, (n, c, h, w));
+        assert_gradients("max_pool2d", &[&x], || weigh(&max_pool2d(&x, k, s)?));
+        assert_gradients("avg_pool2d", &[&x], || weigh(&avg_pool2d(&x, k, s)?));
+        assert_gradients("global_avg_pool2d", &[&x], || weigh(&global_avg_pool2d(&x)?));
+    }
+
+    #[test]
+    fn normalization(seed: u64, n in 1..4usize, d in 1..20usize) {
+        let x = var(seed, (n, d));
+        assert_gradients("l2_normalize", &[&x], || weigh(&l2_normalize(&x)?));
+    }
+}
+
+/// Why `max_pool2d` exists here: candle's own gives a maximum a quarter of its gradient.
+#[test]
+fn candles_own_max_pooling_has_the_wrong_gradient_and_ours_the_right_one() {
+    let x = Var::new(&[[[[1f64, 5.], [2., 3.]]]], &Device::Cpu).unwrap();
+    let gradient = |y: Tensor| {
+        let gradients = y.sum_all().unwrap().backward().unwrap();
+        gradients.get(&x).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap()
+    };
+    assert_eq!(gradient(max_pool2d(&x, 2, 2).unwrap()), [0., 1., 0., 0.]);
+    let theirs = gradient(x.max_pool2d(2).unwrap());
+    assert_ne!(theirs, [0., 1., 0., 0.], "candle's max pooling is cured: use it off the CPU too");
+}
+
+#[test]
+fn tied_maxima_give_the_gradient_to_the_first() {
+    let x = Var::new(&[[[[7f64, 7.], [7., 7.]]]], &Device::Cpu).unwrap();
+    let gradients = max_pool2d(&x, 2, 2).unwrap().sum_all().unwrap().backward().unwrap();
+    let gradient = gradients.get(&x).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+    assert_eq!(gradient, [1., 0., 0., 0.]);
+}
+
+#[test]
+fn a_row_of_zeros_stays_zero_and_finite() {
+    let x = Var::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+    let y = l2_normalize(&x).unwrap();
+    assert_eq!(y.to_vec2::<f32>().unwrap(), [[0.0; 3]; 2]);
+    let gradients = y.sum_all().unwrap().backward().unwrap();
+    let gradient = gradients.get(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert!(gradient.iter().all(|g| g.is_finite()));
+}
+
+#[test]
+fn tiny_and_huge_rows_are_normalized_without_underflow_or_overflow() {
+    let x = Tensor::new(&[[3e-20f32, 4e-20], [3e25, 4e25]], &Device::Cpu).unwrap();
+    // 5e-20 is shorter than the shortest row that is stretched to length one.
+    let y = l2_normalize(&x).unwrap().to_vec2::<f32>().unwrap();
+    assert!((y[0][0] - 3e-8).abs() < 1e-13 && (y[1][0] - 0.6).abs() < 1e-6, "{y:?}");
+}
+
+/// Far from zero the difference of two softplus is lost in f32; the increment is not.
+#[test]
+fn increments_survive_a_large_pivot() {
+    let z0 = Tensor::new(&[[1000f32, -1000., 3.]], &Device::Cpu).unwrap();
+    let delta = Tensor::new(&[[0.001f32, 0.001, 0.001], [-1500., 1500., 0.]], &Device::Cpu).unwrap();
+    let got = softplus_increment(&z0, &delta).unwrap().to_dtype(DType::F64).unwrap();
+    let exact = |z0: f64, d: f64| {
+        let softplus = |z: f64| z.max(0.0) + (-z.abs()).exp().ln_1p();
+        softplus(z0 + d) - softplus(z0)
+    };
+    let want: Vec<f64> =
+        [(1000., 0.001), (-1000., 0.001), (3., 0.001), (1000., -1500.), (-1000., 1500.), (3., 0.)]
+            .map(|(z, d): (f64, f64)| exact(z, f64::from(d as f32)))
+            .to_vec();
+    let want = Tensor::from_vec(want, (2, 3), &Device::Cpu).unwrap();
+    let first = |t: &Tensor| t.narrow(0, 0, 1).unwrap();
+    assert_close("small steps", &first(&got), &first(&want), 1e-7);
+    assert_close("large steps", &got, &want, 1e-6);
+}
+
+#[test]
+fn wrong_shapes_are_errors_that_name_the_argument() {
+    let x = normal(1, (2, 3));
+    let message = linear(&x, &normal(2, (4, 5)), None, Activation::Identity).unwrap_err().to_string();
+    assert!(message.starts_with("linear: `x` has 3 columns, `weight` expects 5"), "{message}");
+    let message = max_pool2d(&normal(1, (1, 1, 2, 2)), 3, 1).unwrap_err().to_string();
+    assert!(message.starts_with("max_pool2d: a window of 3 pixels every 1 does not fit"), "{message}");
+    let image = normal(1, (1, 2, 2, 2));
+    let message =
+        conv2d(&image, &normal(2, (4, 2, 5, 5)), None, Conv2dConfig::default()).unwrap_err().to_string();
+    assert!(message.starts_with("conv2d: a 5×5 kernel with dilation 1 does not fit into 2×2"), "{message}");
+}
