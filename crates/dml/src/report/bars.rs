@@ -99,7 +99,8 @@ impl Bars {
                     svg.line((ruler.px(tick), y), (ruler.px(tick), bottom), "grid");
                 }
             }
-            if self.form == Form::FromZero {
+            // On a narrow page the names stand where the line would run.
+            if wide && self.form == Form::FromZero {
                 svg.line((ruler.px(0.0), y), (ruler.px(0.0), bottom), "axis");
             }
             for bar in &group.bars {

@@ -79,7 +79,7 @@ impl Images {
         let wide = is_wide(width);
         let widest = self.rows.iter().map(|r| text_width(&r.label)).fold(0.0, f64::max);
         let left = if wide && widest > 0.0 { widest.min(0.3 * width) + 14.0 } else { 0.0 };
-        let cell = ((width - left) / most as f64).clamp(42.0, 72.0);
+        let cell = ((width - left) / most as f64).clamp(36.0, 72.0);
         let size = cell - 8.0;
         let a_line = (((width - left) / cell) as usize).max(1);
         let has_labels = self.rows.iter().flat_map(|r| &r.tiles).any(|t| !t.label.is_empty());

@@ -85,8 +85,10 @@ impl Lines {
         let (x, y) = (x.at(left + 4.0, width - margin), y.at(bottom, top));
         svg.text_within((0.0, 12.0), Anchor::Start, "soft", &self.y.label, width);
         frame(&mut svg, &x, &y, left);
-        for (i, series) in self.series.iter().enumerate() {
-            curve(&mut svg, series, i, &self.x, &self.y, (&x, &y));
+        for draw in [band, curve] {
+            for (i, series) in self.series.iter().enumerate() {
+                draw(&mut svg, series, i, &self.x, &self.y, (&x, &y));
+            }
         }
         let middle = (left + x.to) / 2.0;
         let room = 2.0 * (middle.min(width - middle));
@@ -217,9 +219,11 @@ impl Panels {
             let (x, y) = (x.at(left + 3.0, start + cell - 14.0), y.at(bottom, top));
             svg.text_within((left, top - 8.0), Anchor::Start, "bold small", &panel.title, x.to - left);
             frame(&mut svg, &x, &y, left);
-            for series in &panel.series {
-                let color = names.iter().position(|n| *n == series.label).unwrap_or(0);
-                curve(&mut svg, series, color, &self.x, &self.y, (&x, &y));
+            for draw in [band, curve] {
+                for series in &panel.series {
+                    let color = names.iter().position(|n| *n == series.label).unwrap_or(0);
+                    draw(&mut svg, series, color, &self.x, &self.y, (&x, &y));
+                }
             }
         }
         svg.text_within((width / 2.0, bottom + 34.0), Anchor::Middle, "soft", &self.x.label, width);
@@ -254,26 +258,30 @@ fn frame(svg: &mut Svg, x: &Ruler, y: &Ruler, left: f64) {
 /// The most points a curve is drawn with; of longer ones the extremes of each stretch stay.
 const MOST_POINTS: usize = 1_500;
 
-fn curve(svg: &mut Svg, series: &Series, index: usize, x: &Axis, y: &Axis, rulers: (&Ruler, &Ruler)) {
+/// The band of a series, if it has one. Bands are drawn before all curves, so that none dims a curve.
+fn band(svg: &mut Svg, series: &Series, index: usize, x: &Axis, y: &Axis, rulers: (&Ruler, &Ruler)) {
+    let Some(band) = &series.band else { return };
     let at = |[vx, vy]: [f64; 2]| (rulers.0.px(vx), rulers.1.px(vy));
     let color = index % COLORS;
-    let stretches = stretches(series.points.len(), |i| series.is_drawn(x, y, i));
-    if let Some(band) = &series.band {
-        let mut d = String::new();
-        let is_drawn = |i: usize| series.is_drawn(x, y, i) && band[i].iter().all(|b| y.scale.shows(*b));
-        for stretch in self::stretches(series.points.len(), is_drawn) {
-            let every = (stretch.len() / MOST_POINTS).max(1);
-            let edge = |side: usize| stretch.clone().step_by(every).map(move |i| (i, side));
-            for (n, (i, side)) in edge(1).chain(edge(0).rev()).enumerate() {
-                let (cx, cy) = at([series.points[i][0], band[i][side]]);
-                let _ = write!(d, "{}{} {}", if n == 0 { 'M' } else { 'L' }, px(cx), px(cy));
-            }
-            d.push('Z');
+    let mut d = String::new();
+    let is_drawn = |i: usize| series.is_drawn(x, y, i) && band[i].iter().all(|b| y.scale.shows(*b));
+    for stretch in stretches(series.points.len(), is_drawn) {
+        let every = (stretch.len() / MOST_POINTS).max(1);
+        let edge = |side: usize| stretch.clone().step_by(every).map(move |i| (i, side));
+        for (n, (i, side)) in edge(1).chain(edge(0).rev()).enumerate() {
+            let (cx, cy) = at([series.points[i][0], band[i][side]]);
+            let _ = write!(d, "{}{} {}", if n == 0 { 'M' } else { 'L' }, px(cx), px(cy));
         }
-        if !d.is_empty() {
-            svg.path(&d, &format!("band f{color}"));
-        }
+        d.push('Z');
     }
+    if !d.is_empty() {
+        svg.path(&d, &format!("band f{color}"));
+    }
+}
+
+fn curve(svg: &mut Svg, series: &Series, index: usize, x: &Axis, y: &Axis, rulers: (&Ruler, &Ruler)) {
+    let at = |[vx, vy]: [f64; 2]| (rulers.0.px(vx), rulers.1.px(vy));
+    let stretches = stretches(series.points.len(), |i| series.is_drawn(x, y, i));
     let mut d = String::new();
     for stretch in stretches {
         if stretch.len() == 1 {

@@ -2,7 +2,7 @@
 
 use super::axis::{Axis, Ruler};
 use super::figure::{Drawing, Swatch, brief, is_wide, legend, swatch};
-use super::svg::{Anchor, COLORS, LINE, Svg, text_width};
+use super::svg::{Anchor, LINE, Svg, text_width};
 use super::{Error, Result};
 
 /// A point of a class.
@@ -107,12 +107,7 @@ impl Scatter {
         {
             let middle = |of: fn(&Point) -> f64| median(drawn().filter(|p| p.class == class).map(of));
             if let (Some(mx), Some(my)) = (middle(|p| p.x), middle(|p| p.y)) {
-                svg.text(
-                    (x.px(mx), y.px(my) + 5.0),
-                    Anchor::Middle,
-                    &format!("halo f{}", class % COLORS),
-                    name,
-                );
+                svg.text((x.px(mx), y.px(my) + 5.0), Anchor::Middle, "halo", name);
             }
         }
         svg.text_within((left + across / 2.0, bottom + 34.0), Anchor::Middle, "soft", &self.x.label, across);

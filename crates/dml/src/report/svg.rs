@@ -28,12 +28,12 @@ pub(super) fn style() -> String {
          font-variant-numeric:tabular-nums}\n\
          .fig .bold{font-weight:600}.fig .small{font-size:12px}\n\
          .fig .grid,.fig .axis,.fig .whisker,.fig .curve,.fig .leader,.fig .frame{fill:none}\n\
-         .fig .grid,.fig .axis,.fig .leader{stroke-width:1}.fig .whisker,.fig .curve{stroke-width:2}\n\
+         .fig .grid,.fig .axis,.fig .leader{stroke-width:1}.fig .whisker{stroke-width:2}.fig .curve{stroke-width:1.6}\n\
          .fig .curve{stroke-linejoin:round;stroke-linecap:round}\n\
          .fig .d1{stroke-dasharray:7 4}.fig .d2{stroke-dasharray:1.5 4}\n\
          .fig .band{stroke:none;fill-opacity:.16}.fig .bar{fill-opacity:.55}\n\
          .fig .point{fill-opacity:.72}.fig .frame{stroke-width:2}.fig .miss{stroke-dasharray:4 3}\n\
-         .fig .halo{stroke-width:4;stroke-linejoin:round;paint-order:stroke;font-weight:700;font-size:15px}\n\
+         .fig .halo{stroke-width:5;stroke-linejoin:round;paint-order:stroke;font-weight:700;font-size:15px}\n\
          .fig .tile{shape-rendering:crispEdges}\n",
     );
     let scheme =
