@@ -1,0 +1,223 @@
+//! A batch: embeddings with labels, and optionally a reference set to compare them with.
+
+use candle_core::Tensor;
+
+use crate::{Distance, Error, Result, tensor::download, tensor::zeros_like};
+
+/// Embeddings `[n, d]` with a label each, compared with one another or with a reference set `[m, d]`.
+///
+/// Invariant: as many labels as rows, equal d, and every number finite; checked once, here.
+///
+/// ```
+/// # use {candle_core::{Device, Tensor}, dml_loss::Batch};
+/// let x = Tensor::new(&[[0f32, 1.], [f32::NAN, 0.]], &Device::Cpu)?;
+/// let error = Batch::new(&x, &[0, 1]).unwrap_err().to_string();
+/// assert!(error.starts_with("Batch::new: row 1 of `embeddings` holds NaN"), "{error}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Batch {
+    embeddings: Tensor,
+    labels: Vec<i64>,
+    reference: Option<Reference>,
+}
+
+#[derive(Debug, Clone)]
+struct Reference {
+    embeddings: Tensor,
+    labels: Vec<i64>,
+    own: Option<Vec<u32>>,
+}
+
+impl Batch {
+    /// A batch whose rows are compared with one another. It may be empty: every loss is then 0.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Labels`], or [`Error::NotFinite`] naming the row.
+    pub fn new(embeddings: &Tensor, labels: &[i64]) -> Result<Self> {
+        check("Batch::new", ("embeddings", embeddings), ("labels", labels))?;
+        Ok(Self { embeddings: embeddings.clone(), labels: labels.to_vec(), reference: None })
+    }
+
+    /// The same batch, its rows compared with a separate reference set.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and [`Error::Shape`] when the widths differ.
+    pub fn with_reference(mut self, embeddings: &Tensor, labels: &[i64]) -> Result<Self> {
+        let op = "Batch::with_reference";
+        check(op, ("ref_embeddings", embeddings), ("ref_labels", labels))?;
+        let d = self.embeddings.dim(1)?;
+        if embeddings.dim(1)? != d {
+            return Err(Error::shape(op, "ref_embeddings", embeddings, format!("[m, {d}]")));
+        }
+        self.reference =
+            Some(Reference { embeddings: embeddings.clone(), labels: labels.to_vec(), own: None });
+        Ok(self)
+    }
+
+    /// States that row i of the batch is row `own[i]` of the reference set, as in a memory that the batch has
+    /// entered: the two are then not compared.
+    ///
+    /// # Errors
+    /// [`Error::Config`] without a reference set or with another length, [`Error::Index`] out of range.
+    pub fn with_own_rows(mut self, own: &[u32]) -> Result<Self> {
+        let op = "Batch::with_own_rows";
+        let n = self.labels.len();
+        let Some(reference) = &mut self.reference else {
+            return Err(Error::config(op, "reference", "missing", "a reference set, given first"));
+        };
+        if own.len() != n {
+            let got = format!("{} rows", own.len());
+            return Err(Error::config(op, "own", got, format!("{n}, one a row of the batch")));
+        }
+        let rows = reference.labels.len();
+        if let Some(position) = own.iter().position(|&row| row as usize >= rows) {
+            return Err(Error::Index { op, arg: "own", position, index: own[position], rows });
+        }
+        reference.own = Some(own.to_vec());
+        Ok(self)
+    }
+
+    /// The embeddings, `[n, d]`.
+    pub fn embeddings(&self) -> &Tensor {
+        &self.embeddings
+    }
+
+    /// The labels of the embeddings.
+    pub fn labels(&self) -> &[i64] {
+        &self.labels
+    }
+
+    /// The number n of rows.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// Whether a separate reference set was given.
+    pub fn has_reference(&self) -> bool {
+        self.reference.is_some()
+    }
+
+    /// What the rows are compared with, `[m, d]`: the reference set, or the embeddings themselves.
+    pub fn columns(&self) -> &Tensor {
+        self.reference.as_ref().map_or(&self.embeddings, |r| &r.embeddings)
+    }
+
+    /// The labels of [`columns`](Self::columns).
+    pub fn column_labels(&self) -> &[i64] {
+        self.reference.as_ref().map_or(&self.labels, |r| &r.labels)
+    }
+
+    /// Whether row i and column j are one and the same.
+    pub fn is_self(&self, i: usize, j: usize) -> bool {
+        match &self.reference {
+            None => i == j,
+            Some(r) => r.own.as_ref().is_some_and(|own| own[i] as usize == j),
+        }
+    }
+
+    /// All pairs of rows and columns: `[n, m]`.
+    ///
+    /// # Errors
+    /// As [`Distance::all_pairs`].
+    pub fn all_pairs(&self, distance: &dyn Distance) -> Result<Tensor> {
+        distance.all_pairs(&self.embeddings, self.columns())
+    }
+
+    /// The same batch cut from the graph, for miners.
+    pub fn detach(&self) -> Self {
+        let mut batch = self.clone();
+        batch.embeddings = batch.embeddings.detach();
+        if let Some(reference) = &mut batch.reference {
+            reference.embeddings = reference.embeddings.detach();
+        }
+        batch
+    }
+
+    /// Whether nothing can be compared: no rows or no columns.
+    pub(crate) fn nothing(&self) -> bool {
+        self.labels.is_empty() || self.column_labels().is_empty()
+    }
+
+    /// A scalar 0 with gradient 0 for embeddings and reference set.
+    pub(crate) fn zero(&self) -> Result<Tensor> {
+        let mut zero = Tensor::zeros((), self.embeddings.dtype(), self.embeddings.device())?;
+        for x in [Some(&self.embeddings), self.reference.as_ref().map(|r| &r.embeddings)] {
+            if let Some(x) = x.filter(|x| x.elem_count() > 0) {
+                zero = (zero + (x * zeros_like(x)?)?.sum_all()?)?;
+            }
+        }
+        Ok(zero)
+    }
+}
+
+fn check(
+    op: &'static str,
+    (arg, x): (&'static str, &Tensor),
+    (labels_arg, labels): (&'static str, &[i64]),
+) -> Result<()> {
+    let (rows, d) = x.dims2().map_err(|_| Error::shape(op, arg, x, "[n, d]"))?;
+    if labels.len() != rows {
+        return Err(Error::Labels { op, arg: labels_arg, got: labels.len(), rows });
+    }
+    if d == 0 && rows > 0 {
+        return Err(Error::shape(op, arg, x, "[n, d] with at least one column"));
+    }
+    if x.elem_count() == 0 {
+        return Ok(());
+    }
+    // One reduction decides in the usual case; the rows are searched only when it is not finite.
+    let sum = download(&x.detach().abs()?.sum_all()?)?;
+    if sum.iter().all(|s| s.is_finite()) {
+        return Ok(());
+    }
+    let values = download(x)?;
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(at) => Err(Error::NotFinite { op, arg, row: at / d, value: values[at] }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    #[test]
+    fn bad_batches_are_named() {
+        let x = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+        let y = Tensor::zeros((2, 4), DType::F32, &Device::Cpu).unwrap();
+        let batch = || Batch::new(&x, &[0, 1]).unwrap();
+        let cases = [
+            (
+                Batch::new(&x, &[0]).unwrap_err(),
+                "Batch::new: `labels` holds 1 labels for 2 rows; give one label a row",
+            ),
+            (
+                Batch::new(&x.flatten_all().unwrap(), &[0]).unwrap_err(),
+                "Batch::new: `embeddings` has shape [6], expected [n, d]",
+            ),
+            (
+                batch().with_reference(&y, &[0, 1]).unwrap_err(),
+                "Batch::with_reference: `ref_embeddings` has shape [2, 4], expected [m, 3]",
+            ),
+            (
+                batch().with_own_rows(&[0, 1]).unwrap_err(),
+                "Batch::with_own_rows: `reference` is missing, expected a reference set, given first",
+            ),
+            (
+                batch().with_reference(&x, &[0, 1]).unwrap().with_own_rows(&[0, 2]).unwrap_err(),
+                "Batch::with_own_rows: entry 1 of `own` is row 2, but there are 2 rows",
+            ),
+        ];
+        for (error, message) in cases {
+            assert_eq!(error.to_string(), message);
+        }
+    }
+}

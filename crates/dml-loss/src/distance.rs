@@ -1,0 +1,106 @@
+//! The distance: what a loss or a miner compares embeddings with.
+//!
+//! A distance knows whether smaller or larger is closer, so losses ask it for [`margin`](Distance::margin) and
+//! [`closeness`](Distance::closeness) and flip no signs.
+
+use std::fmt::Debug;
+
+use candle_core::Tensor;
+
+use crate::{Error, Parameter, Result};
+
+mod bregman_divergence;
+mod dot_product;
+mod lp;
+mod signal_to_noise;
+mod spec;
+
+pub use bregman_divergence::BregmanDistance;
+pub use dot_product::{Cosine, DotProduct};
+pub use lp::Lp;
+pub use signal_to_noise::SignalToNoise;
+pub use spec::{BregmanSpec, DistanceSpec, FixedSpec, SideSpec};
+
+/// A (dis)similarity between embeddings.
+///
+/// Members differ in [`all_pairs`](Self::all_pairs) and [`paired`](Self::paired); the anchor is always the first
+/// argument, and what an asymmetric distance does with that is its own, explicit, setting.
+pub trait Distance: Debug + Send + Sync {
+    /// Every anchor with every other row: `anchors` `[n, d]`, `others` `[m, d]` → `[n, m]`.
+    ///
+    /// With the same tensor twice the distance of a row to itself has gradient 0.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the shapes disagree; for divergences, when a row leaves the generator's domain.
+    fn all_pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor>;
+
+    /// Row i with row i: `[n, d]`, `[n, d]` → `[n]`.
+    ///
+    /// # Errors
+    /// As [`all_pairs`](Self::all_pairs).
+    fn paired(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor>;
+
+    /// Whether a larger value means closer, as for similarities.
+    fn larger_is_closer(&self) -> bool {
+        false
+    }
+
+    /// How much worse (farther) `a` is than `b`: a − b for distances, b − a for similarities. Shapes as in a
+    /// broadcast subtraction.
+    ///
+    /// # Errors
+    /// When the shapes do not broadcast.
+    fn margin(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        Ok(if self.larger_is_closer() { b.broadcast_sub(a)? } else { a.broadcast_sub(b)? })
+    }
+
+    /// How much worse (farther) `values` are than the bound: values − bound for distances, bound − values for
+    /// similarities. Its negative is how much worse the bound is.
+    ///
+    /// # Errors
+    /// When candle fails.
+    fn margin_over(&self, values: &Tensor, bound: f64) -> Result<Tensor> {
+        Ok(if self.larger_is_closer() { values.affine(-1.0, bound)? } else { (values - bound)? })
+    }
+
+    /// The values turned so that larger is closer: −D for distances, the value itself for similarities. These
+    /// are the logits of the softmax losses, before the temperature.
+    ///
+    /// # Errors
+    /// When candle fails.
+    fn closeness(&self, values: &Tensor) -> Result<Tensor> {
+        Ok(if self.larger_is_closer() { values.clone() } else { values.neg()? })
+    }
+
+    /// The learned parameters, in a fixed order.
+    fn parameters(&self) -> Vec<Parameter> {
+        Vec::new()
+    }
+}
+
+/// Shapes at the public door of every distance: both `[·, d]`, not empty, and of equal length if `paired`.
+pub(crate) fn check(op: &'static str, anchors: &Tensor, others: &Tensor, paired: bool) -> Result<()> {
+    for (arg, tensor) in [("anchors", anchors), ("others", others)] {
+        if tensor.rank() != 2 || tensor.elem_count() == 0 {
+            return Err(Error::shape(op, arg, tensor, "[n, d] with at least one row and one column"));
+        }
+    }
+    let (n, d) = anchors.dims2()?;
+    let expected = match paired {
+        true if others.dims() != [n, d] => format!("[{n}, {d}] as `anchors`"),
+        false if others.dims()[1] != d => format!("[m, {d}] as `anchors` has {d} columns"),
+        _ => return Ok(()),
+    };
+    Err(Error::shape(op, "others", others, expected))
+}
+
+/// `f` of both tensors, computed once (and kept one tensor) where they are one.
+pub(crate) fn both(
+    anchors: &Tensor,
+    others: &Tensor,
+    f: impl Fn(&Tensor) -> Result<Tensor>,
+) -> Result<(Tensor, Tensor)> {
+    let a = f(anchors)?;
+    let b = if anchors.id() == others.id() { a.clone() } else { f(others)? };
+    Ok((a, b))
+}

@@ -1,0 +1,104 @@
+//! Similarities ⟨x, y⟩ and cos(x, y).
+
+use candle_core::{D, Tensor};
+
+use crate::{
+    Distance, Error, Result,
+    distance::{both, check},
+    tensor::{normalize_rows, signed_power},
+};
+
+/// The inner product ⟨x, y⟩, larger is closer, of rows that are first normalized unless told otherwise.
+///
+/// ```
+/// # use {candle_core::{Device, Tensor}, dml_loss::{Distance, DotProduct}};
+/// let x = Tensor::new(&[[1f32, 2.]], &Device::Cpu)?;
+/// assert_eq!(DotProduct::raw().paired(&x, &x)?.to_vec1::<f32>()?, [5.]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DotProduct {
+    p: f64,
+    power: f64,
+    normalize_embeddings: bool,
+}
+
+impl Default for DotProduct {
+    /// The inner product of L2-normalized rows.
+    fn default() -> Self {
+        Self { p: 2.0, power: 1.0, normalize_embeddings: true }
+    }
+}
+
+impl DotProduct {
+    /// ⟨x, y⟩ to the given power, of rows normalized in the p-norm or not.
+    ///
+    /// # Errors
+    /// [`Error::Config`] unless 1 ≤ p < ∞ and power > 0.
+    pub fn new(p: f64, power: f64, normalize_embeddings: bool) -> Result<Self> {
+        if !(p >= 1.0 && p.is_finite()) {
+            return Err(Error::config("DotProduct", "p", p, "1 ≤ p < ∞"));
+        }
+        if !(power > 0.0 && power.is_finite()) {
+            return Err(Error::config("DotProduct", "power", power, "a positive number"));
+        }
+        Ok(Self { p, power, normalize_embeddings })
+    }
+
+    /// The inner product of the rows as they are.
+    pub fn raw() -> Self {
+        Self { normalize_embeddings: false, ..Self::default() }
+    }
+
+    fn prepare(&self, anchors: &Tensor, others: &Tensor) -> Result<(Tensor, Tensor)> {
+        if !self.normalize_embeddings {
+            return Ok((anchors.clone(), others.clone()));
+        }
+        both(anchors, others, |x| normalize_rows(x, self.p))
+    }
+}
+
+impl Distance for DotProduct {
+    fn all_pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {
+        check("DotProduct::all_pairs", anchors, others, false)?;
+        let (a, b) = self.prepare(anchors, others)?;
+        signed_power(&a.matmul(&b.t()?)?, self.power)
+    }
+
+    fn paired(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {
+        check("DotProduct::paired", anchors, others, true)?;
+        let (a, b) = self.prepare(anchors, others)?;
+        signed_power(&(a * b)?.sum(D::Minus1)?, self.power)
+    }
+
+    fn larger_is_closer(&self) -> bool {
+        true
+    }
+}
+
+/// The cosine of the angle between x and y, larger is closer: [`DotProduct`] of L2-normalized rows.
+///
+/// ```
+/// # use {candle_core::{Device, Tensor}, dml_loss::{Cosine, Distance}};
+/// let x = Tensor::new(&[[0f32, 2.], [3., 0.]], &Device::Cpu)?;
+/// assert_eq!(Cosine.all_pairs(&x, &x)?.to_vec2::<f32>()?, [[1., 0.], [0., 1.]]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cosine;
+
+impl Distance for Cosine {
+    fn all_pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {
+        check("Cosine::all_pairs", anchors, others, false)?;
+        DotProduct::default().all_pairs(anchors, others)
+    }
+
+    fn paired(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {
+        check("Cosine::paired", anchors, others, true)?;
+        DotProduct::default().paired(anchors, others)
+    }
+
+    fn larger_is_closer(&self) -> bool {
+        true
+    }
+}

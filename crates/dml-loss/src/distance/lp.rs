@@ -1,0 +1,104 @@
+//! Lp distances ‖x − y‖_p raised to a power.
+
+use candle_core::{D, Tensor};
+
+use crate::{
+    Distance, Error, Result,
+    distance::{both, check},
+    tensor::{abs_pow, normalize_rows, root, squared_distances},
+};
+
+/// D(x, y) = ‖x − y‖_pᵉ, e the power, of rows that are first divided by their p-norm unless told otherwise.
+///
+/// Equal rows have distance 0 with gradient 0. For p = 2 all pairs are one matrix product around the mean;
+/// squared distances below 16 roundings of the squared norms cannot be told from 0 and are 0.
+/// Other p take O(nmd) memory.
+///
+/// ```
+/// # use {candle_core::{Device, Tensor}, dml_loss::{Distance, Lp}};
+/// let x = Tensor::new(&[[0f32, 0.], [3., 4.]], &Device::Cpu)?;
+/// let d = Lp::raw(2.0).all_pairs(&x, &x)?;
+/// assert_eq!(d.to_vec2::<f32>()?, [[0., 5.], [5., 0.]]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Lp {
+    p: f64,
+    power: f64,
+    normalize_embeddings: bool,
+}
+
+impl Default for Lp {
+    /// Euclidean distance of L2-normalized rows.
+    fn default() -> Self {
+        Self { p: 2.0, power: 1.0, normalize_embeddings: true }
+    }
+}
+
+impl Lp {
+    /// ‖x − y‖_p to the given power, of rows normalized in the p-norm or not.
+    ///
+    /// # Errors
+    /// [`Error::Config`] unless 1 ≤ p < ∞ and power > 0.
+    pub fn new(p: f64, power: f64, normalize_embeddings: bool) -> Result<Self> {
+        if !(p >= 1.0 && p.is_finite()) {
+            return Err(Error::config("Lp", "p", p, "1 ≤ p < ∞"));
+        }
+        if !(power > 0.0 && power.is_finite()) {
+            return Err(Error::config("Lp", "power", power, "a positive number"));
+        }
+        Ok(Self { p, power, normalize_embeddings })
+    }
+
+    /// ‖x − y‖_p of the rows as they are, p ≥ 1 (a smaller p is taken as 1).
+    pub fn raw(p: f64) -> Self {
+        Self { p: p.max(1.0), power: 1.0, normalize_embeddings: false }
+    }
+
+    /// ‖x − y‖² of the rows as they are: the divergence of φ = ‖x‖².
+    pub fn squared() -> Self {
+        Self { p: 2.0, power: 2.0, normalize_embeddings: false }
+    }
+
+    /// The p of the norm.
+    pub fn p(&self) -> f64 {
+        self.p
+    }
+
+    /// The power the norm is raised to.
+    pub fn power(&self) -> f64 {
+        self.power
+    }
+
+    /// Whether rows are normalized first.
+    pub fn normalize_embeddings(&self) -> bool {
+        self.normalize_embeddings
+    }
+
+    fn prepare(&self, anchors: &Tensor, others: &Tensor) -> Result<(Tensor, Tensor)> {
+        if !self.normalize_embeddings {
+            return Ok((anchors.clone(), others.clone()));
+        }
+        both(anchors, others, |x| normalize_rows(x, self.p))
+    }
+}
+
+impl Distance for Lp {
+    fn all_pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {
+        check("Lp::all_pairs", anchors, others, false)?;
+        let (a, b) = self.prepare(anchors, others)?;
+        let sum = if self.p == 2.0 {
+            squared_distances(&a, &b)?
+        } else {
+            let gap = a.unsqueeze(1)?.broadcast_sub(&b.unsqueeze(0)?)?; // [n, m, d]
+            abs_pow(&gap, self.p)?.sum(D::Minus1)?
+        }; // [n, m]
+        root(&sum, self.power / self.p)
+    }
+
+    fn paired(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {
+        check("Lp::paired", anchors, others, true)?;
+        let (a, b) = self.prepare(anchors, others)?;
+        root(&abs_pow(&(a - b)?, self.p)?.sum(D::Minus1)?, self.power / self.p)
+    }
+}

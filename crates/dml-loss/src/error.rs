@@ -1,0 +1,115 @@
+//! What can go wrong with a distance, a miner, a loss or a reducer, and how to put it right.
+
+use candle_core::Tensor;
+
+/// The result of this crate's functions.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of this crate: it names the function, the argument, the place, and what was wanted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A tensor of the wrong rank or size.
+    #[error("{op}: `{arg}` has shape {got:?}, expected {expected}")]
+    Shape {
+        /// The function called.
+        op: &'static str,
+        /// Its argument.
+        arg: &'static str,
+        /// The shape it had.
+        got: Vec<usize>,
+        /// The shape it should have.
+        expected: String,
+    },
+    /// As many labels as rows are needed.
+    #[error("{op}: `{arg}` holds {got} labels for {rows} rows; give one label a row")]
+    Labels {
+        /// The function called.
+        op: &'static str,
+        /// Its argument.
+        arg: &'static str,
+        /// The number of labels.
+        got: usize,
+        /// The number of rows.
+        rows: usize,
+    },
+    /// An embedding that is NaN or infinite.
+    #[error("{op}: row {row} of `{arg}` holds {value}; the encoder diverged or an input is damaged")]
+    NotFinite {
+        /// The function called.
+        op: &'static str,
+        /// Its argument.
+        arg: &'static str,
+        /// The first such row.
+        row: usize,
+        /// The value found.
+        value: f64,
+    },
+    /// An index of a tuple outside its table of rows.
+    #[error("{op}: entry {position} of `{arg}` is row {index}, but there are {rows} rows")]
+    Index {
+        /// The function called.
+        op: &'static str,
+        /// The index column.
+        arg: &'static str,
+        /// Its entry.
+        position: usize,
+        /// What it holds.
+        index: u32,
+        /// How many rows there are.
+        rows: usize,
+    },
+    /// A label that is no class of a table with one entry a class.
+    #[error("{op}: row {row} has label {label}, expected 0 ≤ label < {classes}; renumber the classes from 0")]
+    Class {
+        /// The function called.
+        op: &'static str,
+        /// The row.
+        row: usize,
+        /// Its label.
+        label: i64,
+        /// The number of classes.
+        classes: usize,
+    },
+    /// A parameter or combination that makes no sense.
+    #[error("{owner}: `{field}` is {got}, expected {expected}")]
+    Config {
+        /// The loss, miner, distance or reducer.
+        owner: &'static str,
+        /// The field.
+        field: &'static str,
+        /// What it was.
+        got: String,
+        /// What it should be.
+        expected: String,
+    },
+    /// A divergence could not be computed.
+    #[error(transparent)]
+    Divergence(#[from] bregman::Error),
+    /// A generator could not be evaluated.
+    #[error(transparent)]
+    Generator(#[from] phi::Error),
+    /// A tensor operation failed; op and shapes follow in the source chain.
+    #[error("tensor operation failed")]
+    Candle(#[from] candle_core::Error),
+}
+
+impl Error {
+    pub(crate) fn shape(
+        op: &'static str,
+        arg: &'static str,
+        tensor: &Tensor,
+        expected: impl Into<String>,
+    ) -> Self {
+        Self::Shape { op, arg, got: tensor.dims().to_vec(), expected: expected.into() }
+    }
+
+    pub(crate) fn config(
+        owner: &'static str,
+        field: &'static str,
+        got: impl ToString,
+        expected: impl Into<String>,
+    ) -> Self {
+        Self::Config { owner, field, got: got.to_string(), expected: expected.into() }
+    }
+}

@@ -1,0 +1,111 @@
+//! The loss: from a batch and its tuples to unreduced values, which a reducer finishes.
+
+use std::{fmt::Debug, sync::Arc};
+
+use candle_core::Tensor;
+
+use crate::{Batch, Distance, Mean, PairList, Parameter, Reducer, Result, Triplets, Tuples};
+
+mod contrastive;
+mod info_nce;
+mod n_pairs;
+mod nt_xent;
+mod sup_con;
+mod triplet_margin;
+
+pub use contrastive::{Contrastive, ContrastiveConfig};
+pub use info_nce::{Direction, InfoNce, InfoNceConfig};
+pub use n_pairs::{NPairs, NPairsConfig};
+pub use nt_xent::{NtXent, NtXentConfig};
+pub use sup_con::{SupCon, SupConConfig};
+pub use triplet_margin::{TripletMargin, TripletMarginConfig};
+
+/// What each unreduced loss belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Index {
+    /// A row of the batch each.
+    Rows(Vec<u32>),
+    /// A pair each.
+    Pairs(PairList),
+    /// A triplet each.
+    Triplets(Triplets),
+}
+
+impl Index {
+    /// The row of the batch that each loss belongs to.
+    pub fn anchors(&self) -> &[u32] {
+        match self {
+            Self::Rows(rows) => rows,
+            Self::Pairs(pairs) => &pairs.anchor,
+            Self::Triplets(triplets) => &triplets.anchor,
+        }
+    }
+}
+
+/// Unreduced losses of one kind, such as those of the positive pairs.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// The name by which a [`ByPart`](crate::ByPart) reducer finds it.
+    pub name: &'static str,
+    /// The losses, `[k]` with k ≥ 1.
+    pub losses: Tensor,
+    /// What they belong to, k of them.
+    pub index: Index,
+    /// A scalar that a [`Divisor`](crate::Divisor) reducer divides by.
+    pub divisor: Option<Tensor>,
+}
+
+impl Part {
+    /// A part without divisor.
+    pub fn new(name: &'static str, losses: Tensor, index: Index) -> Self {
+        Self { name, losses, index, divisor: None }
+    }
+
+    /// A part with one loss for each row of the batch.
+    pub(crate) fn of_rows(losses: Tensor) -> Result<Self> {
+        let n = losses.dim(0)?;
+        Ok(Self::new("loss", losses, Index::Rows((0..n as u32).collect())))
+    }
+}
+
+/// A loss of metric learning.
+///
+/// Members differ in [`unreduced`](Self::unreduced); [`Objective`](crate::Objective) puts miner, loss and reducer
+/// together.
+pub trait Loss: Debug + Send + Sync {
+    /// The unreduced losses by part; a part without tuples is left out. Without `tuples`, all valid ones count.
+    ///
+    /// # Errors
+    /// What the distance returns, and [`Error::Config`](crate::Error::Config) for a batch the loss has no use for.
+    fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>>;
+
+    /// The distance, `None` where the loss uses none.
+    fn distance(&self) -> Option<&Arc<dyn Distance>>;
+
+    /// The reducer it is usually finished with.
+    fn default_reducer(&self) -> Arc<dyn Reducer> {
+        Arc::new(Mean)
+    }
+
+    /// The loss's own learned parameters, without those of its distance.
+    fn own_parameters(&self) -> Vec<Parameter> {
+        Vec::new()
+    }
+
+    /// All learned parameters: its own, then those of its distance.
+    fn parameters(&self) -> Vec<Parameter> {
+        let mut parameters = self.own_parameters();
+        parameters.extend(self.distance().into_iter().flat_map(|d| d.parameters()));
+        parameters
+    }
+
+    /// Sets what is learned but best begins where the first batch lies: learned temperatures. Call it once, before
+    /// the first step; elsewhere it does nothing.
+    ///
+    /// # Errors
+    /// What the distance returns.
+    fn calibrate(&self, batch: &Batch) -> Result<()> {
+        let _ = batch;
+        Ok(())
+    }
+}

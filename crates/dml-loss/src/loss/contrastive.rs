@@ -1,0 +1,71 @@
+//! Contrastive loss (Hadsell et al. 2006), the hinge form without squares.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AvgNonZero, Batch, Distance, Index, Loss, PairList, Pairs, Part, Reducer, Result, Tuples,
+    tensor::{entries, hinge},
+};
+
+/// Margins of [`Contrastive`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContrastiveConfig {
+    /// Positive pairs farther than this cost; 0 for distances, 1 for cosines.
+    pub pos_margin: f64,
+    /// Negative pairs closer than this cost; 1 for distances of normalized rows, 0 for cosines.
+    pub neg_margin: f64,
+}
+
+impl Default for ContrastiveConfig {
+    fn default() -> Self {
+        Self { pos_margin: 0.0, neg_margin: 1.0 }
+    }
+}
+
+/// Positive pairs cost max(0, D − m₊), negative pairs max(0, m₋ − D), each with the signs turned for similarities.
+///
+/// Parts `pos_loss` and `neg_loss`, a loss a pair; usually each averaged over its nonzero losses. Any distance.
+/// With [`SignalToNoise`](crate::SignalToNoise) it is the signal-to-noise contrastive loss.
+///
+/// # Source
+/// Hadsell et al. 2006 \[hadsell2006\], equations 2–4, hinges in place of their squares.
+#[derive(Debug, Clone)]
+pub struct Contrastive {
+    /// The distance.
+    pub distance: Arc<dyn Distance>,
+    /// The margins.
+    pub config: ContrastiveConfig,
+}
+
+impl Loss for Contrastive {
+    fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        let Pairs { positive, negative } = tuples.map_or_else(|| Pairs::all(batch), Tuples::to_pairs);
+        if positive.is_empty() && negative.is_empty() {
+            return Ok(Vec::new());
+        }
+        let matrix = batch.all_pairs(&*self.distance)?; // [n, m]
+        let side = |name, pairs: PairList, bound, sign| -> Result<Option<Part>> {
+            if pairs.is_empty() {
+                return Ok(None);
+            }
+            let values = entries(&matrix, &pairs.anchor, &pairs.other)?; // [k]
+            let excess = (self.distance.margin_over(&values, bound)? * sign)?;
+            Ok(Some(Part::new(name, hinge(&excess)?, Index::Pairs(pairs))))
+        };
+        let ContrastiveConfig { pos_margin, neg_margin } = self.config;
+        let positive = side("pos_loss", positive, pos_margin, 1.0)?;
+        let negative = side("neg_loss", negative, neg_margin, -1.0)?;
+        Ok(positive.into_iter().chain(negative).collect())
+    }
+
+    fn distance(&self) -> Option<&Arc<dyn Distance>> {
+        Some(&self.distance)
+    }
+
+    fn default_reducer(&self) -> Arc<dyn Reducer> {
+        Arc::new(AvgNonZero)
+    }
+}

@@ -1,0 +1,58 @@
+//! Multi-class N-pair loss (Sohn 2016): one pair a class, each against the positives of all other classes.
+
+use std::{collections::HashSet, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Batch, Distance, Index, Loss, PairCounts, Part, Result, Tuples,
+    tensor::{masked_log_sum_exp, ones_like, rows},
+};
+
+/// [`NPairs`] has no knobs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NPairsConfig {}
+
+/// −log softmax_j(s(a_i, p_j)) at j = i over one (anchor, positive) of each class, s the closeness.
+///
+/// The pair of a class is its first in row-major order. Part `loss`, a loss a class, belonging to the anchor.
+/// The inner product of raw or normalized rows is usual; any distance goes.
+///
+/// # Source
+/// Sohn 2016 \[sohn2016\], equation 8.
+#[derive(Debug, Clone)]
+pub struct NPairs {
+    /// The distance.
+    pub distance: Arc<dyn Distance>,
+}
+
+impl Loss for NPairs {
+    fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        let counts = PairCounts::new(batch, tuples);
+        let (mut anchors, mut positives, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+        for (i, row) in counts.positive.chunks(counts.m.max(1)).enumerate() {
+            if let Some(j) = row.iter().position(|&c| c > 0.0)
+                && seen.insert(batch.labels()[i])
+            {
+                anchors.push(i as u32);
+                positives.push(j as u32);
+            }
+        }
+        if anchors.is_empty() {
+            return Ok(Vec::new());
+        }
+        let a = rows(batch.embeddings(), &anchors)?; // [c, d]
+        let p = rows(batch.columns(), &positives)?; // [c, d]
+        let logits = self.distance.closeness(&self.distance.all_pairs(&a, &p)?)?; // [c, c]
+        let all = ones_like(&logits)?.ge(0.5)?;
+        let norm = masked_log_sum_exp(&logits, &all, false)?.squeeze(1)?; // [c]
+        let own: Vec<u32> = (0..anchors.len() as u32).collect();
+        let losses = (norm - crate::tensor::entries(&logits, &own, &own)?)?;
+        Ok(vec![Part::new("loss", losses, Index::Rows(anchors))])
+    }
+
+    fn distance(&self) -> Option<&Arc<dyn Distance>> {
+        Some(&self.distance)
+    }
+}

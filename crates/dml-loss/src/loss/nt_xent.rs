@@ -1,0 +1,82 @@
+//! Normalized temperature-scaled cross entropy (Chen et al. 2020): each positive pair against its anchor's negatives.
+
+use std::sync::Arc;
+
+use dml_kernels::softplus;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Batch, Distance, Index, Loss, PairCounts, Pairs, Parameter, Part, Result, Temperature, TemperatureSpec,
+    Tuples,
+    tensor::{entries, fill_unless, masked_log_sum_exp, rows, upload},
+};
+
+/// Knobs of [`NtXent`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NtXentConfig {
+    /// 0.07 for cosines; `"learned"` for divergences.
+    pub temperature: TemperatureSpec,
+}
+
+impl Default for NtXentConfig {
+    fn default() -> Self {
+        Self { temperature: TemperatureSpec::Fixed(0.07) }
+    }
+}
+
+/// −log( exp(l_ap) / (exp(l_ap) + Σ_n exp(l_an)) ) for each positive pair, n over the negatives of a.
+///
+/// With L_a = log Σ_n exp(l_an) this is softplus(L_a − l_ap): O(n²) in all, where a table of positive pairs by
+/// negative pairs is O(n⁴). Part `loss`, a loss a positive pair. Without any positive or negative pair it is 0.
+///
+/// # Source
+/// Chen et al. 2020 \[chen2020\], equation 1; van den Oord et al. 2018 \[oord2018\].
+#[derive(Debug, Clone)]
+pub struct NtXent {
+    /// The distance.
+    pub distance: Arc<dyn Distance>,
+    /// The temperature.
+    pub temperature: Temperature,
+}
+
+impl Loss for NtXent {
+    fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        let counts = PairCounts::new(batch, tuples);
+        if counts.one_sided() {
+            return Ok(Vec::new());
+        }
+        let values = batch.all_pairs(&*self.distance)?; // [n, m]
+        let logits = self.temperature.logits(&self.distance.closeness(&values)?)?; // [n, m]
+        // A negative pair listed c times adds c·exp(l) = exp(l + log c).
+        let log_counts = counts.negative.iter().map(|&c| c.max(1.0).ln()).collect();
+        let repeated = (&logits + upload(log_counts, (counts.n, counts.m), &logits)?)?;
+        let keep = counts.keep(&counts.negative, &logits)?;
+        let norm = masked_log_sum_exp(&repeated, &keep, false)?.squeeze(1)?; // [n]
+        let positive = tuples.map_or_else(|| Pairs::all(batch), Tuples::to_pairs).positive;
+        let own = entries(&logits, &positive.anchor, &positive.other)?; // [k]
+        let losses = softplus(&(rows(&norm, &positive.anchor)? - own)?)?;
+        // An anchor without negatives has nothing to be told from.
+        let has_negative = counts.row_sums(&counts.negative);
+        let has_negative: Vec<u8> =
+            positive.anchor.iter().map(|&a| u8::from(has_negative[a as usize] > 0.0)).collect();
+        let has_negative = candle_core::Tensor::from_vec(has_negative, positive.len(), losses.device())?;
+        let losses = fill_unless(&losses, &has_negative, 0.0)?;
+        Ok(vec![Part::new("loss", losses, Index::Pairs(positive))])
+    }
+
+    fn distance(&self) -> Option<&Arc<dyn Distance>> {
+        Some(&self.distance)
+    }
+
+    fn own_parameters(&self) -> Vec<Parameter> {
+        self.temperature.parameters()
+    }
+
+    fn calibrate(&self, batch: &Batch) -> Result<()> {
+        if batch.nothing() {
+            return Ok(());
+        }
+        self.temperature.calibrate(&*self.distance, &batch.detach().all_pairs(&*self.distance)?)
+    }
+}

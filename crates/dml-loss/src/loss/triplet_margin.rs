@@ -1,0 +1,82 @@
+//! Triplet margin loss (Weinberger & Saul 2009, Schroff et al. 2015): plain, with swap, smooth.
+
+use std::sync::Arc;
+
+use dml_kernels::softplus;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AvgNonZero, Batch, Distance, Index, Loss, Part, Reducer, Result, Triplets, Tuples,
+    tensor::{entries, hinge},
+};
+
+/// Knobs of [`TripletMargin`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TripletMarginConfig {
+    /// How much closer the positive must be than the negative; 0.05 … 0.2 for normalized rows.
+    pub margin: f64,
+    /// Whether the negative may be compared with the positive where that is the harder comparison
+    /// (Balntas et al. 2016).
+    pub swap: bool,
+    /// softplus in place of the hinge (Hermans et al. 2017).
+    pub smooth_loss: bool,
+}
+
+impl Default for TripletMarginConfig {
+    fn default() -> Self {
+        Self { margin: 0.05, swap: false, smooth_loss: false }
+    }
+}
+
+/// max(0, D(a, p) − D(a, n) + m) over triplets, with the signs turned for similarities; log(1 + exp(·)) if smooth.
+/// With swap, D(a, n) gives way to D(p, n) where n is closer to p.
+///
+/// Part `loss`, a loss a triplet; usually averaged over the nonzero losses. Any distance. The distances are one
+/// `[n, m]` matrix; triplets are index lists into it. Without a miner all valid triplets count.
+///
+/// # Source
+/// Weinberger & Saul 2009 \[weinberger2009\]; Schroff et al. 2015 \[schroff2015\], equation 3;
+/// Balntas et al. 2016 \[balntas2016\]; Hermans et al. 2017 \[hermans2017\].
+#[derive(Debug, Clone)]
+pub struct TripletMargin {
+    /// The distance.
+    pub distance: Arc<dyn Distance>,
+    /// Margin, swap, smoothness.
+    pub config: TripletMarginConfig,
+}
+
+impl Loss for TripletMargin {
+    fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        let triplets = tuples.map_or_else(|| Triplets::all(batch), Tuples::to_triplets);
+        if triplets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Triplets { anchor, positive, negative } = &triplets;
+        let distance = &*self.distance;
+        let matrix = batch.all_pairs(distance)?; // [n, m]
+        let to_positive = entries(&matrix, anchor, positive)?; // [k]
+        let to_negative = entries(&matrix, anchor, negative)?; // [k]
+        let mut violation = distance.margin(&to_positive, &to_negative)?; // [k]
+        if self.config.swap {
+            let columns = match batch.has_reference() {
+                true => &distance.all_pairs(batch.columns(), batch.columns())?, // [m, m]
+                false => &matrix,
+            };
+            let across = entries(columns, positive, negative)?; // [k]
+            let swapped = distance.margin(&to_positive, &across)?;
+            violation = swapped.detach().gt(&violation.detach())?.where_cond(&swapped, &violation)?;
+        }
+        let violation = (violation + self.config.margin)?;
+        let losses = if self.config.smooth_loss { softplus(&violation)? } else { hinge(&violation)? };
+        Ok(vec![Part::new("loss", losses, Index::Triplets(triplets))])
+    }
+
+    fn distance(&self) -> Option<&Arc<dyn Distance>> {
+        Some(&self.distance)
+    }
+
+    fn default_reducer(&self) -> Arc<dyn Reducer> {
+        Arc::new(AvgNonZero)
+    }
+}

@@ -1,0 +1,210 @@
+//! The hardest, easiest or semi-hard positive and negative of each anchor (Hermans et al. 2017, Xuan et al. 2020).
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Batch, Distance, Error, Miner, PairList, Pairs, Result, Triplets, Tuples, miner::Farness,
+    tuples::ClassRows,
+};
+
+/// Which positive or negative of an anchor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// The one that violates least: the closest positive, the farthest negative.
+    Easy,
+    /// The one that violates most: the farthest positive, the closest negative.
+    Hard,
+    /// The hardest on the right side of the anchor's other choice: the farthest positive that is closer than the
+    /// negative, the closest negative that is farther than the positive.
+    #[serde(alias = "semihard")]
+    SemiHard,
+    /// All of them.
+    All,
+}
+
+/// Knobs of [`BatchEasyHard`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BatchEasyHardConfig {
+    /// Which positive.
+    pub pos_strategy: Strategy,
+    /// Which negative.
+    pub neg_strategy: Strategy,
+    /// Positives outside [low, high] do not count.
+    pub allowed_pos_range: Option<(f64, f64)>,
+    /// Negatives outside [low, high] do not count.
+    pub allowed_neg_range: Option<(f64, f64)>,
+}
+
+impl Default for BatchEasyHardConfig {
+    fn default() -> Self {
+        Self {
+            pos_strategy: Strategy::Easy,
+            neg_strategy: Strategy::SemiHard,
+            allowed_pos_range: None,
+            allowed_neg_range: None,
+        }
+    }
+}
+
+/// One positive and one negative of each anchor, as pairs; anchors that lack either are left out.
+///
+/// A semi-hard choice is made after the other. With [`Strategy::All`] on one side, all pairs of that side are taken,
+/// those of anchors without a choice on the other side too. Ties go to the lowest index.
+///
+/// # Source
+/// Xuan et al. 2020 \[xuan2020\], section 3.
+#[derive(Debug, Clone)]
+pub struct BatchEasyHard {
+    distance: Arc<dyn Distance>,
+    config: BatchEasyHardConfig,
+}
+
+impl BatchEasyHard {
+    /// A miner of pairs.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where a semi-hard choice is to be made relative to another or to all.
+    pub fn new(distance: Arc<dyn Distance>, config: BatchEasyHardConfig) -> Result<Self> {
+        use Strategy::{All, SemiHard};
+        if matches!((config.pos_strategy, config.neg_strategy), (SemiHard | All, SemiHard) | (SemiHard, All))
+        {
+            let got = format!("{:?} beside {:?}", config.pos_strategy, config.neg_strategy);
+            let expected = "easy or hard beside a semi-hard strategy";
+            return Err(Error::config("BatchEasyHard", "pos_strategy", got, expected));
+        }
+        Ok(Self { distance, config })
+    }
+
+    fn pairs(&self, batch: &Batch) -> Result<Pairs> {
+        let mut pairs = Pairs::default();
+        let Some(far) = Farness::new(batch, &*self.distance)? else { return Ok(pairs) };
+        let allowed = |range: Option<(f64, f64)>| {
+            let sign = far.sign;
+            move |farness: f64| range.is_none_or(|(low, high)| (low..=high).contains(&(sign * farness)))
+        };
+        let (allow_pos, allow_neg) =
+            (allowed(self.config.allowed_pos_range), allowed(self.config.allowed_neg_range));
+        let BatchEasyHardConfig { pos_strategy, neg_strategy, .. } = self.config;
+        let mut rows = ClassRows::default();
+        for a in 0..batch.len() {
+            rows.fill(batch, a);
+            let far = far.row(a);
+            rows.positive.retain(|&p| allow_pos(far[p]));
+            rows.negative.retain(|&n| allow_neg(far[n]));
+            if pos_strategy == Strategy::All {
+                rows.positive.iter().for_each(|&p| pairs.positive.push(a, p));
+            }
+            if neg_strategy == Strategy::All {
+                rows.negative.iter().for_each(|&n| pairs.negative.push(a, n));
+            }
+            let positive = |bound: f64| {
+                let inside = rows.positive.iter().copied().filter(|&p| far[p] < bound);
+                match pos_strategy {
+                    Strategy::Easy => least(inside, |p| far[p]),
+                    _ => least(inside, |p| -far[p]),
+                }
+            };
+            let negative = |bound: f64| {
+                let outside = rows.negative.iter().copied().filter(|&n| far[n] > bound);
+                match neg_strategy {
+                    Strategy::Easy => least(outside, |n| -far[n]),
+                    _ => least(outside, |n| far[n]),
+                }
+            };
+            let (p, n) = match (pos_strategy, neg_strategy) {
+                (Strategy::All, Strategy::All) => (None, None),
+                (Strategy::All, _) => {
+                    let n = negative(f64::NEG_INFINITY).filter(|_| !rows.positive.is_empty());
+                    (None, n)
+                }
+                (_, Strategy::All) => (positive(f64::INFINITY).filter(|_| !rows.negative.is_empty()), None),
+                (Strategy::SemiHard, _) => {
+                    let n = negative(f64::NEG_INFINITY);
+                    (n.and_then(|n| positive(far[n])), n)
+                }
+                (_, Strategy::SemiHard) => {
+                    let p = positive(f64::INFINITY);
+                    (p, p.and_then(|p| negative(far[p])))
+                }
+                _ => (positive(f64::INFINITY), negative(f64::NEG_INFINITY)),
+            };
+            let needs_both = pos_strategy != Strategy::All && neg_strategy != Strategy::All;
+            if needs_both && (p.is_none() || n.is_none()) {
+                continue;
+            }
+            if let Some(p) = p {
+                pairs.positive.push(a, p);
+            }
+            if let Some(n) = n {
+                pairs.negative.push(a, n);
+            }
+        }
+        Ok(pairs)
+    }
+}
+
+/// The first index of the smallest key.
+fn least(indices: impl Iterator<Item = usize>, key: impl Fn(usize) -> f64) -> Option<usize> {
+    indices.fold(None, |best, i| match best {
+        Some(b) if key(b) <= key(i) => best,
+        _ => Some(i),
+    })
+}
+
+impl Miner for BatchEasyHard {
+    fn mine(&self, batch: &Batch) -> Result<Tuples> {
+        Ok(Tuples::Pairs(self.pairs(batch)?))
+    }
+
+    fn distance(&self) -> Option<&Arc<dyn Distance>> {
+        Some(&self.distance)
+    }
+}
+
+/// Knobs of [`BatchHard`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BatchHardConfig {
+    /// Positives outside [low, high] do not count.
+    pub allowed_pos_range: Option<(f64, f64)>,
+    /// Negatives outside [low, high] do not count.
+    pub allowed_neg_range: Option<(f64, f64)>,
+}
+
+/// The farthest positive and the closest negative of each anchor, as triplets; anchors that lack either are left
+/// out. Without warm-up it makes every distance collapse on an untrained encoder.
+///
+/// # Source
+/// Hermans et al. 2017 \[hermans2017\], equation 5.
+#[derive(Debug, Clone)]
+pub struct BatchHard {
+    inner: BatchEasyHard,
+}
+
+impl BatchHard {
+    /// A miner of triplets.
+    pub fn new(distance: Arc<dyn Distance>, config: BatchHardConfig) -> Self {
+        let config = BatchEasyHardConfig {
+            pos_strategy: Strategy::Hard,
+            neg_strategy: Strategy::Hard,
+            allowed_pos_range: config.allowed_pos_range,
+            allowed_neg_range: config.allowed_neg_range,
+        };
+        Self { inner: BatchEasyHard { distance, config } }
+    }
+}
+
+impl Miner for BatchHard {
+    fn mine(&self, batch: &Batch) -> Result<Tuples> {
+        let Pairs { positive, negative: PairList { other: negative, .. } } = self.inner.pairs(batch)?;
+        Ok(Tuples::Triplets(Triplets { anchor: positive.anchor, positive: positive.other, negative }))
+    }
+
+    fn distance(&self) -> Option<&Arc<dyn Distance>> {
+        self.inner.distance()
+    }
+}

@@ -1,0 +1,52 @@
+//! Pairs beyond a margin: positives that are too far, negatives that are too close.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Batch, Distance, Miner, Pairs, Result, Tuples, miner::Farness, tuples::ClassRows};
+
+/// Margins of [`PairMargin`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PairMarginConfig {
+    /// Positive pairs farther than this are kept.
+    pub pos_margin: f64,
+    /// Negative pairs closer than this are kept.
+    pub neg_margin: f64,
+}
+
+impl Default for PairMarginConfig {
+    fn default() -> Self {
+        Self { pos_margin: 0.2, neg_margin: 0.8 }
+    }
+}
+
+/// Positive pairs with D > m₊ and negative pairs with D < m₋, turned for similarities.
+#[derive(Debug, Clone)]
+pub struct PairMargin {
+    /// The distance.
+    pub distance: Arc<dyn Distance>,
+    /// The margins.
+    pub config: PairMarginConfig,
+}
+
+impl Miner for PairMargin {
+    fn mine(&self, batch: &Batch) -> Result<Tuples> {
+        let mut pairs = Pairs::default();
+        let Some(far) = Farness::new(batch, &*self.distance)? else { return Ok(Tuples::Pairs(pairs)) };
+        let (pos, neg) = (far.sign * self.config.pos_margin, far.sign * self.config.neg_margin);
+        let mut rows = ClassRows::default();
+        for a in 0..batch.len() {
+            rows.fill(batch, a);
+            let far = far.row(a);
+            rows.positive.iter().filter(|&&p| far[p] > pos).for_each(|&p| pairs.positive.push(a, p));
+            rows.negative.iter().filter(|&&n| far[n] < neg).for_each(|&n| pairs.negative.push(a, n));
+        }
+        Ok(Tuples::Pairs(pairs))
+    }
+
+    fn distance(&self) -> Option<&Arc<dyn Distance>> {
+        Some(&self.distance)
+    }
+}

@@ -1,0 +1,83 @@
+//! Triplets by how far the margin is violated (Schroff et al. 2015).
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Batch, Distance, Miner, Result, Triplets, Tuples, miner::Farness, tuples::ClassRows};
+
+/// Which triplets, by Δ = D(a, n) − D(a, p).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TripletKind {
+    /// Δ ≤ margin: all that violate it.
+    #[default]
+    All,
+    /// Δ ≤ 0: the negative is closer than the positive.
+    Hard,
+    /// 0 < Δ ≤ margin.
+    #[serde(alias = "semihard")]
+    SemiHard,
+    /// Δ > margin: those that violate nothing.
+    Easy,
+}
+
+/// Knobs of [`TripletMarginMiner`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TripletMarginMinerConfig {
+    /// The margin; the loss's own or a little more.
+    pub margin: f64,
+    /// Which triplets.
+    pub type_of_triplets: TripletKind,
+}
+
+impl Default for TripletMarginMinerConfig {
+    fn default() -> Self {
+        Self { margin: 0.2, type_of_triplets: TripletKind::All }
+    }
+}
+
+/// All triplets of one kind.
+///
+/// # Source
+/// Schroff et al. 2015 \[schroff2015\], section 3.2.
+#[derive(Debug, Clone)]
+pub struct TripletMarginMiner {
+    /// The distance.
+    pub distance: Arc<dyn Distance>,
+    /// Margin and kind.
+    pub config: TripletMarginMinerConfig,
+}
+
+impl Miner for TripletMarginMiner {
+    fn mine(&self, batch: &Batch) -> Result<Tuples> {
+        let mut triplets = Triplets::default();
+        let Some(far) = Farness::new(batch, &*self.distance)? else { return Ok(Tuples::Triplets(triplets)) };
+        let TripletMarginMinerConfig { margin, type_of_triplets } = self.config;
+        let mut rows = ClassRows::default();
+        for a in 0..batch.len() {
+            rows.fill(batch, a);
+            let far = far.row(a);
+            for &p in &rows.positive {
+                for &n in &rows.negative {
+                    let gap = far[n] - far[p];
+                    let wanted = match type_of_triplets {
+                        TripletKind::All => gap <= margin,
+                        TripletKind::Hard => gap <= 0.0 && gap <= margin,
+                        TripletKind::SemiHard => 0.0 < gap && gap <= margin,
+                        TripletKind::Easy => gap > margin,
+                    };
+                    if wanted {
+                        triplets.push(a, p, n);
+                    }
+                }
+            }
+        }
+        Ok(Tuples::Triplets(triplets))
+    }
+
+    fn distance(&self) -> Option<&Arc<dyn Distance>> {
+        Some(&self.distance)
+    }
+}

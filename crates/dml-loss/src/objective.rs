@@ -1,0 +1,111 @@
+//! Distance, miner, loss and reducer put together: what a training step minimizes.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use crate::{Batch, Error, Loss, Miner, Parameter, Part, Reducer, Result, Tuples};
+
+/// A loss with an optional miner before it and a reducer after it.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let x = Tensor::new(&[[0f32, 0.], [0., 3.], [4., 0.]], &Device::Cpu)?;
+/// let loss = TripletMargin {
+///     distance: Arc::new(Lp::raw(2.0)),
+///     config: TripletMarginConfig { margin: 2.0, ..Default::default() },
+/// };
+/// let objective = Objective::new(Arc::new(loss));
+/// // (0, 1, 2): 3 − 4 + 2 = 1; (1, 0, 2): 3 − 5 + 2 = 0, which the mean of nonzero losses leaves out.
+/// assert_eq!(objective.forward(&Batch::new(&x, &[0, 0, 1])?)?.to_scalar::<f32>()?, 1.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Objective {
+    /// The loss.
+    pub loss: Arc<dyn Loss>,
+    /// Selects tuples; without it the loss takes all.
+    pub miner: Option<Arc<dyn Miner>>,
+    /// Finishes each part; the parts are added.
+    pub reducer: Arc<dyn Reducer>,
+}
+
+impl Objective {
+    /// The loss with its usual reducer and no miner.
+    pub fn new(loss: Arc<dyn Loss>) -> Self {
+        let reducer = loss.default_reducer();
+        Self { loss, miner: None, reducer }
+    }
+
+    /// With a miner.
+    pub fn with_miner(mut self, miner: Arc<dyn Miner>) -> Self {
+        self.miner = Some(miner);
+        self
+    }
+
+    /// With another reducer.
+    pub fn with_reducer(mut self, reducer: Arc<dyn Reducer>) -> Self {
+        self.reducer = reducer;
+        self
+    }
+
+    /// The value of a batch, a scalar; 0 with gradient 0 where no tuple is left.
+    ///
+    /// # Errors
+    /// What miner, loss or reducer return; [`Error::Config`] when the reducer leaves more than a scalar.
+    pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
+        let tuples = self.mine(batch)?;
+        self.forward_with(batch, tuples.as_ref())
+    }
+
+    /// The value of a batch over given tuples (`None`: all valid ones), the miner left aside.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and [`Error::Index`] for a tuple outside the batch.
+    pub fn forward_with(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Tensor> {
+        let mut total = batch.zero()?;
+        for part in self.unreduced(batch, tuples)? {
+            let value = self.reducer.reduce(&part, batch.labels())?;
+            if value.rank() != 0 {
+                let got = format!("of shape {:?}", value.dims());
+                let expected = "a scalar; call `Objective::unreduced` for unreduced losses";
+                return Err(Error::config("Objective", "reducer", got, expected));
+            }
+            total = (total + value)?;
+        }
+        Ok(total)
+    }
+
+    /// The miner's tuples, `None` without a miner.
+    ///
+    /// # Errors
+    /// What the miner returns.
+    pub fn mine(&self, batch: &Batch) -> Result<Option<Tuples>> {
+        self.miner.as_ref().map(|miner| miner.mine(batch)).transpose()
+    }
+
+    /// The unreduced losses over given tuples (`None`: all valid ones).
+    ///
+    /// # Errors
+    /// As [`forward_with`](Self::forward_with).
+    pub fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        if let Some(tuples) = tuples {
+            tuples.check(batch)?;
+        }
+        self.loss.unreduced(batch, tuples)
+    }
+
+    /// All learned parameters of the loss and its distance.
+    pub fn parameters(&self) -> Vec<Parameter> {
+        self.loss.parameters()
+    }
+
+    /// As [`Loss::calibrate`].
+    ///
+    /// # Errors
+    /// What the distance returns.
+    pub fn calibrate(&self, batch: &Batch) -> Result<()> {
+        self.loss.calibrate(batch)
+    }
+}

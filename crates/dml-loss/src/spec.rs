@@ -1,0 +1,153 @@
+//! Losses and whole objectives by name, as a configuration file writes them.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+use phi::Generator;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Contrastive, ContrastiveConfig, Distance, DistanceSpec, InfoNce, InfoNceConfig, Loss, MinerSpec, NPairs,
+    NPairsConfig, NtXent, NtXentConfig, Objective, ReducerSpec, Result, SupCon, SupConConfig, TripletMargin,
+    TripletMarginConfig,
+};
+
+/// A loss by name. The class names of pytorch-metric-learning are accepted as well.
+///
+/// ```
+/// # use dml_loss::LossSpec;
+/// let error = toml::from_str::<LossSpec>("name = \"tripple\"").unwrap_err().to_string();
+/// assert!(error.contains("expected one of `contrastive`, "), "{error}");
+/// let error = toml::from_str::<LossSpec>("name = \"contrastive\"\nmargin = 1").unwrap_err().to_string();
+/// assert!(error.contains("expected `pos_margin` or `neg_margin`"), "{error}");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum LossSpec {
+    /// [`Contrastive`].
+    #[serde(alias = "ContrastiveLoss")]
+    Contrastive(ContrastiveConfig),
+    /// [`TripletMargin`].
+    #[serde(alias = "TripletMarginLoss")]
+    TripletMargin(TripletMarginConfig),
+    /// [`NPairs`].
+    #[serde(alias = "NPairsLoss")]
+    NPairs(NPairsConfig),
+    /// [`InfoNce`].
+    InfoNce(InfoNceConfig),
+    /// [`SupCon`].
+    #[serde(alias = "SupConLoss")]
+    SupCon(SupConConfig),
+    /// [`NtXent`].
+    #[serde(alias = "NTXentLoss")]
+    NtXent(NtXentConfig),
+    /// [`Contrastive`] over the signal-to-noise distance.
+    #[serde(alias = "SignalToNoiseRatioContrastiveLoss")]
+    SignalToNoiseContrastive(ContrastiveConfig),
+}
+
+impl LossSpec {
+    /// The distance it is usually used with.
+    pub fn default_distance(&self) -> DistanceSpec {
+        match self {
+            Self::Contrastive(_) | Self::TripletMargin(_) => DistanceSpec::euclidean(),
+            Self::InfoNce(_) => DistanceSpec::squared_euclidean(),
+            Self::NPairs(_) => DistanceSpec::DotProduct(Default::default()),
+            Self::SupCon(_) | Self::NtXent(_) => DistanceSpec::cosine(),
+            Self::SignalToNoiseContrastive(_) => DistanceSpec::SignalToNoise(Default::default()),
+        }
+    }
+
+    /// The loss; its learned parameters get this dtype and device.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) when a parameter is out of range.
+    pub fn build(&self, distance: Arc<dyn Distance>, dtype: DType, device: &Device) -> Result<Arc<dyn Loss>> {
+        Ok(match *self {
+            Self::Contrastive(config) | Self::SignalToNoiseContrastive(config) => {
+                Arc::new(Contrastive { distance, config })
+            }
+            Self::TripletMargin(config) => Arc::new(TripletMargin { distance, config }),
+            Self::NPairs(_) => Arc::new(NPairs { distance }),
+            Self::InfoNce(InfoNceConfig { temperature, direction }) => {
+                Arc::new(InfoNce { distance, temperature: temperature.build(dtype, device)?, direction })
+            }
+            Self::SupCon(config) => {
+                Arc::new(SupCon { distance, temperature: config.temperature.build(dtype, device)? })
+            }
+            Self::NtXent(config) => {
+                Arc::new(NtXent { distance, temperature: config.temperature.build(dtype, device)? })
+            }
+        })
+    }
+}
+
+/// A whole objective: a loss with its distance, an optional miner, a reducer.
+///
+/// ```
+/// # use {candle_core::{DType, Device}, dml_loss::ObjectiveSpec};
+/// let spec: ObjectiveSpec = toml::from_str(
+///     r#"
+///     loss = { name = "triplet-margin", margin = 0.2 }
+///     distance = { name = "bregman", anchor = "second" }
+///     miner = { name = "triplet-margin", type_of_triplets = "semi-hard" }
+///     "#,
+/// )?;
+/// let phi = std::sync::Arc::new(phi::SquaredEuclidean);
+/// let objective = spec.build(Some(phi), DType::F32, &Device::Cpu)?;
+/// assert!(objective.parameters().is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObjectiveSpec {
+    /// The loss.
+    pub loss: LossSpec,
+    /// Its distance; the loss's usual one if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distance: Option<DistanceSpec>,
+    /// The miner, which selects by the loss's distance unless `miner_distance` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub miner: Option<MinerSpec>,
+    /// The distance by which the miner selects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub miner_distance: Option<DistanceSpec>,
+    /// The reducer; the loss's usual one if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reducer: Option<ReducerSpec>,
+}
+
+impl ObjectiveSpec {
+    /// A loss with its usual distance and reducer and no miner.
+    pub fn new(loss: LossSpec) -> Self {
+        Self { loss, distance: None, miner: None, miner_distance: None, reducer: None }
+    }
+
+    /// The objective; `generator` is φ where a distance is a Bregman divergence, and learned parameters of the loss
+    /// get this dtype and device.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) when a parameter is out of range or φ is missing.
+    pub fn build(
+        &self,
+        generator: Option<Arc<dyn Generator>>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Objective> {
+        let distance = self.distance.unwrap_or_else(|| self.loss.default_distance());
+        let distance = distance.build(generator.clone())?;
+        let mut objective = Objective::new(self.loss.build(distance.clone(), dtype, device)?);
+        if let Some(miner) = &self.miner {
+            let distance = match self.miner_distance {
+                Some(spec) => spec.build(generator)?,
+                None => distance,
+            };
+            objective = objective.with_miner(miner.build(distance)?);
+        }
+        if let Some(reducer) = &self.reducer {
+            objective = objective.with_reducer(reducer.build());
+        }
+        Ok(objective)
+    }
+}

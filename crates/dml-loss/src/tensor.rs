@@ -1,0 +1,155 @@
+//! Tensor helpers with the gradients that losses want at kinks: 0 at a hinge's corner, at a root's zero and at a
+//! row of zeros, and no NaN from an entry that a mask leaves out.
+
+use candle_core::{D, DType, Device, Tensor};
+
+use crate::Result;
+
+/// Rows whose norm is below this are left as they are instead of being blown up to length 1.
+const LEAST_NORM: f64 = 1e-12;
+
+/// max(x, 0) with gradient 0 at 0 (candle's `relu` gives 1 there).
+pub(crate) fn hinge(x: &Tensor) -> Result<Tensor> {
+    Ok(x.detach().gt(0.0)?.where_cond(x, &zeros_like(x)?)?)
+}
+
+/// Zeros that are no part of any graph.
+pub(crate) fn zeros_like(x: &Tensor) -> Result<Tensor> {
+    Ok(Tensor::zeros(x.shape(), x.dtype(), x.device())?)
+}
+
+/// Ones that are no part of any graph.
+pub(crate) fn ones_like(x: &Tensor) -> Result<Tensor> {
+    Ok(Tensor::ones(x.shape(), x.dtype(), x.device())?)
+}
+
+/// `x` where `keep` (u8) is set, `fill` elsewhere, with gradient 0 there.
+pub(crate) fn fill_unless(x: &Tensor, keep: &Tensor, fill: f64) -> Result<Tensor> {
+    let fill = Tensor::full(fill, (), x.device())?.to_dtype(x.dtype())?.broadcast_as(x.shape())?;
+    Ok(keep.broadcast_as(x.shape())?.contiguous()?.where_cond(x, &fill.contiguous()?)?)
+}
+
+/// |x|ᵉ elementwise for e ≥ 1, with gradient 0 at 0.
+pub(crate) fn abs_pow(x: &Tensor, exponent: f64) -> Result<Tensor> {
+    if exponent == 2.0 {
+        return Ok(x.sqr()?);
+    }
+    let abs = (x * x.detach().sign()?)?;
+    Ok(if exponent == 1.0 { abs } else { abs.powf(exponent)? })
+}
+
+/// xᵉ elementwise for x ≥ 0; for e < 1 with gradient 0 at 0, where it is infinite.
+pub(crate) fn root(x: &Tensor, exponent: f64) -> Result<Tensor> {
+    if exponent == 1.0 {
+        return Ok(x.clone());
+    }
+    if exponent > 1.0 {
+        return Ok(if exponent == 2.0 { x.sqr()? } else { x.powf(exponent)? });
+    }
+    let positive = x.detach().gt(0.0)?;
+    let safe = fill_unless(x, &positive, 1.0)?;
+    let power = if exponent == 0.5 { safe.sqrt()? } else { safe.powf(exponent)? };
+    fill_unless(&power, &positive, 0.0)
+}
+
+/// xᵉ elementwise for x of either sign, as a similarity has; even and odd powers keep their algebraic sign.
+pub(crate) fn signed_power(x: &Tensor, exponent: f64) -> Result<Tensor> {
+    if exponent == 1.0 {
+        return Ok(x.clone());
+    }
+    if exponent == 2.0 {
+        return Ok(x.sqr()?);
+    }
+    let size = root(&abs_pow(x, 1.0)?, exponent)?;
+    Ok(if exponent % 2.0 == 1.0 { (size * x.detach().sign()?)? } else { size })
+}
+
+/// The p-norm of each row: `[n, d]` → `[n, 1]`, with gradient 0 at a row of zeros.
+pub(crate) fn row_norm(x: &Tensor, p: f64) -> Result<Tensor> {
+    root(&abs_pow(x, p)?.sum_keepdim(D::Minus1)?, 1.0 / p)
+}
+
+/// Rows divided by their p-norm. A row shorter than 1e-12 stays as it is: its direction means nothing.
+pub(crate) fn normalize_rows(x: &Tensor, p: f64) -> Result<Tensor> {
+    let norm = row_norm(x, p)?;
+    let long = norm.detach().gt(LEAST_NORM)?;
+    Ok(x.broadcast_div(&fill_unless(&norm, &long, 1.0)?)?)
+}
+
+/// Squared Euclidean distances as one matrix product around the mean: `[n, d]`, `[m, d]` → `[n, m]`.
+///
+/// Entries that cannot be told from 0 in this precision are 0 with gradient 0: equal rows, and the diagonal.
+pub(crate) fn squared_distances(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    let same = x.id() == y.id();
+    let pivot = y.detach().mean_keepdim(0)?; // [1, d]
+    let x = x.broadcast_sub(&pivot)?; // [n, d]
+    let y = if same { x.clone() } else { y.broadcast_sub(&pivot)? }; // [m, d]
+    let xx = x.sqr()?.sum_keepdim(1)?; // [n, 1]
+    let yy = if same { xx.clone() } else { y.sqr()?.sum_keepdim(1)? }; // [m, 1]
+    let (one_x, one_y) = (ones_like(&xx)?, ones_like(&yy)?);
+    // Norms ride along in the product: its backward pass then sums over rows as a product too.
+    let left = Tensor::cat(&[&(&x * -2.0)?, &xx, &one_x], 1)?; // [n, d+2]
+    let right = Tensor::cat(&[&y, &one_y, &yy], 1)?; // [m, d+2]
+    let squared = left.matmul(&right.t()?)?; // [n, m]
+    let scale = xx.detach().broadcast_add(&yy.detach().t()?)?; // [n, m]
+    let epsilon = if x.dtype() == DType::F64 { f64::EPSILON } else { f64::from(f32::EPSILON) };
+    let apart = squared.detach().gt(&(scale * (16.0 * epsilon))?)?;
+    fill_unless(&squared, &apart, 0.0)
+}
+
+/// Entries `(row, col)` of a matrix: `[n, m]` and k index pairs → `[k]`.
+pub(crate) fn entries(matrix: &Tensor, rows: &[u32], cols: &[u32]) -> Result<Tensor> {
+    let m = matrix.dim(1)?;
+    let flat: Vec<u32> = rows.iter().zip(cols).map(|(&r, &c)| r * m as u32 + c).collect();
+    let flat = Tensor::from_vec(flat, rows.len(), matrix.device())?;
+    Ok(matrix.flatten_all()?.index_select(&flat, 0)?)
+}
+
+/// Rows of a table by index: `[n, …]` and k indices → `[k, …]`.
+pub(crate) fn rows(table: &Tensor, index: &[u32]) -> Result<Tensor> {
+    let index = Tensor::from_slice(index, index.len(), table.device())?;
+    Ok(table.index_select(&index, 0)?)
+}
+
+/// log Σ_j exp(x_ij) over the entries that `keep` (u8) sets: `[n, m]` → `[n, 1]`. Without `one`, a row that keeps
+/// nothing gives 0 (and gradient 0); with `one`, a term e⁰ is added, which makes such a row 0 by itself.
+pub(crate) fn masked_log_sum_exp(x: &Tensor, keep: &Tensor, one: bool) -> Result<Tensor> {
+    let lowest = if x.dtype() == DType::F64 { -1e300 } else { -1e30 };
+    let kept = fill_unless(x, keep, lowest)?; // [n, m]
+    let mut shift = kept.detach().max_keepdim(D::Minus1)?; // [n, 1]
+    if one {
+        shift = hinge(&shift)?;
+    }
+    let empty = shift.le(lowest)?;
+    let mut sum = kept.broadcast_sub(&shift)?.exp()?.sum_keepdim(D::Minus1)?; // [n, 1]
+    if one {
+        sum = (sum + shift.neg()?.exp()?)?;
+    }
+    let log = (sum.log()? + shift)?;
+    if one {
+        return Ok(log);
+    }
+    fill_unless(&log, &empty.eq(0u8)?, 0.0)
+}
+
+/// A host table as a tensor of the dtype and device of `like`.
+pub(crate) fn upload(
+    values: Vec<f64>,
+    shape: impl Into<candle_core::Shape>,
+    like: &Tensor,
+) -> Result<Tensor> {
+    let shape = shape.into();
+    Ok(match like.dtype() {
+        DType::F64 => Tensor::from_vec(values, shape, like.device())?,
+        dtype => {
+            let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
+            Tensor::from_vec(values, shape, like.device())?.to_dtype(dtype)?
+        }
+    })
+}
+
+/// A detached tensor's values on the host, row-major.
+pub(crate) fn download(x: &Tensor) -> Result<Vec<f64>> {
+    let x = x.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+    Ok(x.flatten_all()?.to_vec1()?)
+}
