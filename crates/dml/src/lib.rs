@@ -1,1 +1,4 @@
 //! dml
+
+pub mod atomic;
+pub mod report;

@@ -80,12 +80,12 @@ impl Images {
         let widest = self.rows.iter().map(|r| text_width(&r.label)).fold(0.0, f64::max);
         let left = if wide && widest > 0.0 { widest.min(0.3 * width) + 14.0 } else { 0.0 };
         let cell = ((width - left) / most as f64).clamp(36.0, 72.0);
-        let size = cell - 8.0;
+        let size = cell - 10.0;
         let a_line = (((width - left) / cell) as usize).max(1);
         let has_labels = self.rows.iter().flat_map(|r| &r.tiles).any(|t| !t.label.is_empty());
         let step = size + if has_labels { 24.0 } else { 10.0 };
         let mut svg = Svg::new(width);
-        let mut y = 2.0;
+        let mut y = 4.0;
         for row in &self.rows {
             if wide {
                 let at = (0.0, y + size / 2.0 + 4.5);
@@ -98,7 +98,7 @@ impl Images {
                 if i > 0 && i % a_line == 0 {
                     y += step;
                 }
-                draw_tile(&mut svg, tile, (left + (i % a_line) as f64 * cell + 4.0, y), size);
+                draw_tile(&mut svg, tile, (left + (i % a_line) as f64 * cell + 5.0, y), size);
             }
             y += step + 2.0;
         }
