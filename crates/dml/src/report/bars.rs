@@ -126,7 +126,7 @@ impl Bars {
             let note = match self.form {
                 Form::ZoomedEach => "Each axis is its own, and none need start at zero.".to_string(),
                 _ => format!(
-                    "The axis runs from {}, not from zero.",
+                    "The axis begins near {}, not at zero.",
                     shared.tick_labels.first().map_or("", |t| t)
                 ),
             };
@@ -193,8 +193,8 @@ mod tests {
         let values = [(0.95, 0.01), (0.97, 0.01)];
         let text = |form| bars(form, &values).draw(720.0).svg.inline(1.0, "", "");
         assert!(text(Form::FromZero).contains(">0.0<"));
-        assert!(text(Form::Zoomed).contains("The axis runs from 0.94, not from zero."));
-        assert!(!text(Form::FromZero).contains("not from zero"));
+        assert!(text(Form::Zoomed).contains("The axis begins near 0.94, not at zero."));
+        assert!(!text(Form::FromZero).contains("not at zero"));
     }
 
     #[test]
