@@ -177,6 +177,11 @@ impl Icnn {
         Ok(Self { first_weight, first_bias, layers, top, slope, offset, activation, curvature })
     }
 
+    /// Gives the affine part w_L random slopes of the length that the network's own gradient starts with.
+    pub(crate) fn tilt(&self, seed: u64) -> Result<()> {
+        init::tilt(&self.slope, seed)
+    }
+
     /// The activation s.
     pub fn activation(&self) -> Activation {
         self.activation

@@ -76,19 +76,30 @@ fn near(v: &Tensor, bound: f64) -> Result<Tensor> {
 
 /// log(1 + r) to full relative precision, r > −1, elementwise and differentiable.
 pub(crate) fn ln_1p(r: &Tensor) -> Result<Tensor> {
-    // Near 0: 2·artanh(q), q = r/(2 + r), as its series; |q| < 0.18 makes the eleventh odd term vanish in f64.
     let small = near(r, 0.3)?;
     let big = small.affine(-1.0, 1.0)?;
-    let inner = (r * &small)?; // 0 where the other branch holds, so neither branch can produce NaN
-    let q = (&inner / (&inner + 2.0)?)?;
+    let direct = ((r * &big)? + 1.0)?.log()?; // log 1 = 0 where the other branch holds: no NaN in either
+    Ok((ln_1p_series(&(r * small)?)? + direct)?)
+}
+
+/// log(x/μ) to full relative precision, also for x close to μ or far below it: x `[n, d]`, μ `[1, d]` → `[n, d]`.
+pub(crate) fn ln_ratio(x: &Tensor, pivot: &Tensor) -> Result<Tensor> {
+    let r = x.broadcast_sub(pivot)?.broadcast_div(pivot)?;
+    let small = near(&r, 0.3)?;
+    let big = small.affine(-1.0, 1.0)?;
+    let direct = ((x.broadcast_div(pivot)? * big)? + &small)?.log()?;
+    Ok((ln_1p_series(&(r * small)?)? + direct)?)
+}
+
+/// log(1 + r) for |r| < 0.3 as the series of 2·artanh(q), q = r/(2 + r): |q| < 0.18, twelve terms reach f64.
+fn ln_1p_series(inner: &Tensor) -> Result<Tensor> {
+    let q = (inner / (inner + 2.0)?)?;
     let q2 = q.sqr()?;
     let mut series = q2.affine(1.0 / 23.0, 1.0 / 21.0)?;
     for odd in [19.0, 17.0, 15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0] {
         series = (series * &q2)?.affine(1.0, 1.0 / odd)?;
     }
-    let series = ((series * q)? * 2.0)?;
-    let direct = ((r * &big)? + 1.0)?.log()?;
-    Ok((series + direct)?)
+    Ok(((series * q)? * 2.0)?)
 }
 
 /// eᵛ − 1 to full relative precision, elementwise and differentiable.

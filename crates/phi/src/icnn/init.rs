@@ -11,7 +11,7 @@
 //! dimensions of the input leave by chance. The moments of h = s(z) are integrals over a normal variable, taken by
 //! quadrature, so the rule holds for any activation.
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Var};
 
 use super::{Icnn, IcnnConfig, Layer};
 use crate::tensor::{Draw, constant_var, softplus_inverse};
@@ -58,6 +58,14 @@ pub(super) fn icnn(dim: usize, config: &IcnnConfig, seed: u64, at: (DType, &Devi
         activation: config.activation,
         curvature: config.curvature,
     })
+}
+
+/// Standard normal slopes over √d: the sub-networks of a maximum then differ in direction, not only in detail.
+pub(super) fn tilt(slope: &Var, seed: u64) -> Result<()> {
+    let dim = slope.elem_count();
+    let std = 1.0 / (dim as f64).sqrt();
+    let at = (slope.dtype(), slope.device());
+    Ok(slope.set(Draw::new(!seed).var(&[dim], at, |r| r.normal() * std)?.as_tensor())?)
 }
 
 impl Positive {

@@ -1,0 +1,76 @@
+//! φ(x) = Σ x log x − x, whose divergence is the (generalised) Kullback–Leibler divergence (Banerjee et al. 2005).
+
+use candle_core::{D, Tensor};
+
+use crate::tensor::{check_pivot, ln_ratio, log_sum_exp, shift};
+use crate::{Domain, Generator, Result};
+
+/// φ(x) = Σ_j x_j log x_j − x_j; ∇φ(x) = log x. In nats.
+///
+/// On the positive orthant D(x ‖ y) = Σ x log(x/y) − x + y, the generalised Kullback–Leibler divergence; on the
+/// simplex, where −x + y adds up to nothing, the Kullback–Leibler divergence of two distributions.
+///
+/// # Source
+/// Banerjee et al. 2005 \[banerjee2005\], Table 1.
+/// # Examples
+/// ```
+/// # use {candle_core::{Device, Tensor}, phi::{Generator, NegativeEntropy}};
+/// let x = Tensor::new(&[[1.0, 2.0]], &Device::Cpu)?;
+/// let (_, grad) = NegativeEntropy::orthant().value_and_grad(&x)?;
+/// assert_eq!(grad.to_vec2::<f64>()?, [[0.0, 2f64.ln()]]);
+/// let error = NegativeEntropy::simplex().value(&x).unwrap_err();
+/// assert!(error.to_string().starts_with("NegativeEntropy: row 0 of `x` holds 3, outside the probability simplex"));
+/// # Ok::<(), phi::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NegativeEntropy {
+    domain: Domain,
+}
+
+const NAME: &str = "NegativeEntropy";
+
+impl NegativeEntropy {
+    /// On the positive orthant: generalised Kullback–Leibler.
+    pub fn orthant() -> Self {
+        Self { domain: Domain::PositiveOrthant }
+    }
+
+    /// On the probability simplex: Kullback–Leibler.
+    pub fn simplex() -> Self {
+        Self { domain: Domain::Simplex }
+    }
+}
+
+impl Generator for NegativeEntropy {
+    fn domain(&self) -> Domain {
+        self.domain
+    }
+
+    fn value_and_grad(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        self.check(NAME, "x", x)?;
+        let log = x.log()?;
+        Ok(((x * (&log - 1.0)?)?.sum(D::Minus1)?, log))
+    }
+
+    /// Σ x log(x/μ) − x + μ and log(x/μ), the logarithm from (x − μ)/μ where the two are close.
+    fn centered(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
+        check_pivot("NegativeEntropy::centered", x, pivot)?;
+        self.check("NegativeEntropy::centered", "pivot", pivot)?;
+        self.check("NegativeEntropy::centered", "x", x)?;
+        let shift = shift(x, pivot)?; // [n, d]
+        let log = ln_ratio(x, pivot)?; // [n, d]
+        Ok((((x * &log)? - shift)?.sum(D::Minus1)?, log))
+    }
+
+    /// 0 on the orthant, 2 on the simplex: there Σ v²/x ≥ (Σ|v|)² by Cauchy–Schwarz, and (Σ|v|)² ≥ 2‖v‖² where
+    /// Σ v = 0.
+    fn strong_convexity(&self) -> Result<f64> {
+        Ok(if self.domain == Domain::Simplex { 2.0 } else { 0.0 })
+    }
+
+    /// exp(g) on the orthant, the softmax of g on the simplex.
+    fn grad_conjugate(&self, g: &Tensor) -> Result<Option<Tensor>> {
+        Domain::Reals.check("NegativeEntropy::grad_conjugate", "g", g)?;
+        Ok(Some(if self.domain == Domain::Simplex { log_sum_exp(g)?.1 } else { g.exp()? }))
+    }
+}

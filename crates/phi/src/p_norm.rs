@@ -1,0 +1,182 @@
+//! φ(x) = ½‖x‖_p², 1 < p ≤ 2: strongly convex with modulus p − 1, dual to ½‖g‖_q² with 1/p + 1/q = 1.
+
+use candle_core::{D, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::tensor::{check_pivot, exp_m1, ln_1p, require, shift};
+use crate::{Domain, Generator, Result};
+
+/// φ(x) = ½‖x‖_p² on ℝᵈ, 1 < p ≤ 2; ∂φ/∂x_j = sign(x_j)·|x_j|^{p−1}·‖x‖_p^{2−p}.
+///
+/// φ″ is infinite where a coordinate is 0 and p < 2; gradients through ∇φ are 0 there.
+///
+/// # Source
+/// The mirror map of Banerjee et al. 2005 \[banerjee2005\]; strong convexity in Ball et al. 1994 \[ball1994\].
+/// # Examples
+/// ```
+/// # use {candle_core::{Device, Tensor}, phi::{Generator, PNorm}};
+/// let phi = PNorm::new(1.5)?;
+/// let x = Tensor::new(&[[3.0, -1.0]], &Device::Cpu)?;
+/// let g = phi.value_and_grad(&x)?.1;
+/// let back = phi.grad_conjugate(&g)?.expect("closed form").to_vec2::<f64>()?; // ∇(½‖·‖_3²)
+/// assert!((back[0][0] - 3.0).abs() < 1e-12 && (back[0][1] + 1.0).abs() < 1e-12);
+/// assert_eq!(PNorm::new(3.0).unwrap_err().to_string(), "PNorm: `p` is 3.0, expected a number with 1 < p ≤ 2");
+/// # Ok::<(), phi::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PNorm {
+    p: f64,
+}
+
+/// Below this share of the row's largest entry a coordinate counts as 0, so that |x|^{p−2} stays finite.
+const NEGLIGIBLE: f64 = 1e-30;
+
+impl PNorm {
+    /// The generator for a given p.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) unless 1 < p ≤ 2.
+    pub fn new(p: f64) -> Result<Self> {
+        require(p > 1.0 && p <= 2.0, "PNorm", "p", p, "a number with 1 < p ≤ 2")?;
+        Ok(Self { p })
+    }
+
+    /// p.
+    pub fn p(&self) -> f64 {
+        self.p
+    }
+}
+
+/// A row as sign, size relative to its largest entry, and that entry.
+struct Scaled {
+    sign: Tensor,    // [n, d], 0 where the coordinate counts as 0
+    size: Tensor,    // [n, d], |x|/largest, 1 where the coordinate counts as 0
+    live: Tensor,    // [n, d], 1 where it does not
+    largest: Tensor, // [n, 1], a constant; 1 in a row of zeros
+    any: Tensor,     // [n, 1], 1 except in a row of zeros
+}
+
+impl Scaled {
+    /// The largest entry is a constant: ½‖x‖² = ½m²‖x/m‖² whatever m is, so it drops out of derivatives.
+    fn new(x: &Tensor) -> Result<Self> {
+        let top = x.detach().abs()?.max_keepdim(D::Minus1)?; // [n, 1]
+        let any = top.gt(0.0)?.to_dtype(x.dtype())?;
+        let largest = (&top + any.affine(-1.0, 1.0)?)?;
+        let unit = x.broadcast_div(&largest)?;
+        let live = unit.detach().abs()?.gt(NEGLIGIBLE)?.to_dtype(x.dtype())?;
+        let sign = (unit.detach().sign()? * &live)?;
+        let size = ((&unit * &sign)? + live.affine(-1.0, 1.0)?)?;
+        Ok(Self { sign, size, live, largest, any })
+    }
+
+    /// Σ |x/m|^p, 1 in a row of zeros: `[n, 1]`.
+    fn total(&self, p: f64) -> Result<Tensor> {
+        let powers = (self.size.powf(p)? * &self.live)?;
+        Ok((powers.sum_keepdim(D::Minus1)? + self.any.affine(-1.0, 1.0)?)?)
+    }
+}
+
+/// ½‖x‖_p² and its gradient, for any p > 1.
+fn half_squared_norm(x: &Tensor, p: f64) -> Result<(Tensor, Tensor)> {
+    let scaled = Scaled::new(x)?;
+    let total = scaled.total(p)?; // [n, 1]
+    let size = ((total.powf(2.0 / p)? * scaled.largest.sqr()?)? * 0.5)?;
+    let value = (size * &scaled.any)?.squeeze(1)?;
+    let factor = (total.powf((2.0 - p) / p)? * &scaled.largest)?; // [n, 1]
+    let grad = (scaled.size.powf(p - 1.0)? * &scaled.sign)?.broadcast_mul(&factor)?;
+    Ok((value, grad))
+}
+
+impl Generator for PNorm {
+    fn domain(&self) -> Domain {
+        Domain::Reals
+    }
+
+    fn value_and_grad(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        self.check("PNorm", "x", x)?;
+        half_squared_norm(x, self.p)
+    }
+
+    /// With S = Σ|μ_j|^p and ΔS = Σ(|x_j|^p − |μ_j|^p), ½‖x‖² − ½‖μ‖² = ½S^{2/p}·((1 + ΔS/S)^{2/p} − 1), every
+    /// difference of powers through expm1 and log1p where its two sides are close.
+    fn centered(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
+        check_pivot("PNorm::centered", x, pivot)?;
+        self.check("PNorm::centered", "pivot", pivot)?;
+        self.check("PNorm::centered", "x", x)?;
+        let p = self.p;
+        let at = Scaled::new(pivot)?; // everything [1, d] or [1, 1]
+        let (direct, grad) = half_squared_norm(x, p)?; // [n], [n, d]
+        let (direct0, grad0) = half_squared_norm(pivot, p)?; // [1, d]
+        let shift = shift(x, pivot)?; // [n, d]
+        let tangent = shift.matmul(&grad0.t()?)?.squeeze(1)?; // [n]
+
+        let unit = x.broadcast_div(&at.largest)?; // x in units of the pivot's largest entry
+        let unit_shift = shift.broadcast_div(&at.largest)?;
+        let size = at.size.broadcast_as(x.shape())?;
+        let signed = unit_shift.broadcast_mul(&at.sign)?; // outwards positive
+        let ratio = (signed / &size)?;
+        let close = ratio.detach().abs()?.lt(0.5)?.to_dtype(x.dtype())?.broadcast_mul(&at.live)?;
+        let far = close.affine(-1.0, 1.0)?;
+        let near = exp_m1(&(ln_1p(&(ratio * &close)?)? * p)?)?; // (|x|/|μ|)^p − 1, 0 where not close
+        let near = near.broadcast_mul(&at.size.powf(p)?)?;
+        let outer = (unit.detach().abs()?.gt(NEGLIGIBLE)?.to_dtype(x.dtype())? * &far)?;
+        let magnitude = ((&unit * (unit.detach().sign()? * &outer)?)? + outer.affine(-1.0, 1.0)?)?;
+        let before = (at.size.powf(p)? * &at.live)?; // |μ|^p, [1, d]
+        let apart = ((magnitude.powf(p)? * &outer)? - far.broadcast_mul(&before)?)?;
+        let growth = (near + apart)?.sum_keepdim(D::Minus1)?; // ΔS, [n, 1]
+
+        let total = before.sum_keepdim(D::Minus1)?; // S, [1, 1]; 0 when the pivot is the origin
+        let origin = at.any.affine(-1.0, 1.0)?; // [1, 1]
+        let relative = growth.broadcast_div(&(&total + &origin)?)?; // ΔS/S, [n, 1]
+        let close = relative.detach().abs()?.lt(0.5)?.to_dtype(x.dtype())?.broadcast_mul(&at.any)?;
+        let far = close.affine(-1.0, 1.0)?.squeeze(1)?;
+        let rise = exp_m1(&(ln_1p(&(relative * &close)?)? * (2.0 / p))?)?; // [n, 1], 0 where far
+        let half = (((total + &origin)?.powf(2.0 / p)? * at.largest.sqr()?)? * 0.5)?; // [1, 1]
+        let near = rise.broadcast_mul(&half)?.squeeze(1)?;
+        let value = (near + (direct.broadcast_sub(&direct0)? * far)?)?;
+        Ok(((value - tangent)?, grad.broadcast_sub(&grad0)?))
+    }
+
+    /// p − 1, since ‖v‖_p ≥ ‖v‖₂.
+    fn strong_convexity(&self) -> Result<f64> {
+        Ok(self.p - 1.0)
+    }
+
+    /// The gradient of ½‖g‖_q², q = p/(p − 1).
+    fn grad_conjugate(&self, g: &Tensor) -> Result<Option<Tensor>> {
+        self.check("PNorm::grad_conjugate", "g", g)?;
+        Ok(Some(half_squared_norm(g, self.p / (self.p - 1.0))?.1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+    use crate::tensor::host;
+
+    #[test]
+    fn zeros_give_zeros_and_finite_derivatives() -> Result<()> {
+        let phi = PNorm::new(1.3)?;
+        let x = Var::new(&[[0.0, 0.0], [0.0, 2.0]], &Device::Cpu)?;
+        let (value, grad) = phi.value_and_grad(&x)?;
+        assert_eq!(value.to_vec1::<f64>()?, [0.0, 2.0]);
+        assert_eq!(grad.to_vec2::<f64>()?, [[0.0, 0.0], [0.0, 2.0]]);
+        let total = (value.sum_all()? + grad.sqr()?.sum_all()?)?;
+        let derivative = total.backward()?.get(&x).cloned().expect("gradient");
+        assert!(host(&derivative)?.iter().all(|v| v.is_finite()), "{derivative}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_pivot_at_the_origin_changes_nothing() -> Result<()> {
+        let phi = PNorm::new(1.5)?;
+        let x = Tensor::new(&[[1.0, -2.0], [0.0, 0.5]], &Device::Cpu)?;
+        let origin = Tensor::zeros((1, 2), x.dtype(), x.device())?;
+        let ((value, grad), (want, want_grad)) = (phi.centered(&x, &origin)?, phi.value_and_grad(&x)?);
+        assert_eq!(value.to_vec1::<f64>()?, want.to_vec1::<f64>()?);
+        assert_eq!(grad.to_vec2::<f64>()?, want_grad.to_vec2::<f64>()?);
+        Ok(())
+    }
+}
