@@ -1,0 +1,69 @@
+//! What the tests share: seeded rows, every loss and every distance.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::{result::Result, sync::Arc};
+
+use bregman::Side;
+use candle_core::{DType, Device, Tensor};
+use dml_loss::*;
+use phi::{Icnn, IcnnConfig};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+pub type Any = Box<dyn std::error::Error>;
+
+/// Rows drawn uniformly from [−1, 1]ᵈ.
+pub fn rows(seed: u64, n: usize, d: usize) -> dml_loss::Result<Tensor> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let values: Vec<f64> = (0..n * d).map(|_| rng.random_range(-1.0..1.0)).collect();
+    Ok(Tensor::from_vec(values, (n, d), &Device::Cpu)?)
+}
+
+/// A small input-convex network.
+pub fn icnn(d: usize, dtype: DType) -> dml_loss::Result<Arc<Icnn>> {
+    let config = IcnnConfig { widths: vec![6, 5], ..Default::default() };
+    Ok(Arc::new(Icnn::new(d, &config, 11, dtype, &Device::Cpu)?))
+}
+
+/// Every distance, learned ones over a fresh generator.
+pub fn every_distance(d: usize, dtype: DType) -> dml_loss::Result<Vec<Arc<dyn Distance>>> {
+    let mut all: Vec<Arc<dyn Distance>> = vec![
+        Arc::new(Lp::default()),
+        Arc::new(Lp::raw(2.0)),
+        Arc::new(Lp::squared()),
+        Arc::new(Lp::raw(1.0)),
+        Arc::new(Lp::new(3.0, 1.5, true)?),
+        Arc::new(Cosine),
+        Arc::new(DotProduct::raw()),
+        Arc::new(SignalToNoise::default()),
+    ];
+    all.push(Arc::new(BregmanDistance::new(icnn(d, dtype)?, Side::First)));
+    all.push(Arc::new(BregmanDistance::new(icnn(d, dtype)?, Side::Second)));
+    all.push(Arc::new(BregmanDistance::symmetrized(icnn(d, dtype)?)));
+    let normalized = BregmanDistance::new(icnn(d, dtype)?, Side::First);
+    all.push(Arc::new(BregmanDistance { normalize_embeddings: true, ..normalized }));
+    Ok(all)
+}
+
+/// Every loss by its specification, several settings of some.
+pub fn every_loss() -> Result<Vec<LossSpec>, serde_json::Error> {
+    let specs = serde_json::json!([
+        {"name": "contrastive", "pos_margin": 0.1, "neg_margin": 1.3},
+        {"name": "triplet-margin", "margin": 0.3},
+        {"name": "triplet-margin", "margin": 0.3, "swap": true},
+        {"name": "triplet-margin", "margin": 0.3, "swap": true, "smooth_loss": true},
+        {"name": "n-pairs"},
+        {"name": "info-nce"},
+        {"name": "info-nce", "temperature": 0.3, "direction": "both"},
+        {"name": "sup-con", "temperature": "learned"},
+        {"name": "sup-con", "temperature": 0.4},
+        {"name": "nt-xent", "temperature": "learned"},
+        {"name": "signal-to-noise-contrastive"},
+    ]);
+    serde_json::from_value(specs)
+}
+
+/// Whether a loss matches row i with row i of a reference set.
+pub fn wants_items(spec: &LossSpec) -> bool {
+    matches!(spec, LossSpec::InfoNce(_))
+}

@@ -1,0 +1,227 @@
+//! Batches at the edge: every loss over every distance is 0 with gradient 0, or finite, never NaN.
+
+mod common;
+
+use std::{result::Result, sync::Arc};
+
+use candle_core::{DType, Device, Tensor, Var};
+use common::{Any, every_distance, every_loss, rows, wants_items};
+use dml_loss::*;
+
+/// Value, and the largest absolute entry of the gradient with respect to the embeddings.
+fn run(objective: &Objective, x: &Tensor, labels: &[i64], items: bool) -> Result<(f64, f64), Any> {
+    let x = Var::from_tensor(x)?;
+    let mut batch = Batch::new(&x, labels)?;
+    if items {
+        batch = batch.with_reference(&x, labels)?;
+    }
+    objective.calibrate(&batch)?;
+    let value = objective.forward(&batch)?;
+    let grads = value.backward()?;
+    let largest = match grads.get(&x) {
+        Some(g) => {
+            let g = g.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+            assert!(g.iter().all(|g| g.is_finite()), "gradient {g:?}");
+            g.iter().fold(0.0f64, |m, g| m.max(g.abs()))
+        }
+        None => 0.0,
+    };
+    for (id, p) in objective.parameters().iter().enumerate() {
+        if let Some(g) = grads.get(&p.var) {
+            let sum = g.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?;
+            assert!(sum.is_finite(), "gradient of parameter {id} {}: {sum}", p.name);
+        }
+    }
+    Ok((value.to_dtype(DType::F64)?.to_scalar()?, largest))
+}
+
+fn for_all(mut test: impl FnMut(&LossSpec, &Objective, DType) -> Result<(), Any>) -> Result<(), Any> {
+    for dtype in [DType::F32, DType::F64] {
+        for spec in every_loss()? {
+            for distance in every_distance(4, dtype)? {
+                let objective = Objective::new(spec.build(distance, dtype, &Device::Cpu)?);
+                test(&spec, &objective, dtype).map_err(|e| format!("{objective:?}: {e}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Losses that hold a pair or triplet of each kind, so that a batch without one leaves nothing.
+fn needs_both_kinds(spec: &LossSpec) -> bool {
+    !matches!(spec, LossSpec::Contrastive(_) | LossSpec::SignalToNoiseContrastive(_) | LossSpec::InfoNce(_))
+}
+
+#[test]
+fn one_class_or_one_sample_a_class_leaves_nothing() -> Result<(), Any> {
+    for_all(|spec, objective, dtype| {
+        let x = rows(3, 4, 4)?.to_dtype(dtype)?;
+        for labels in [[5, 5, 5, 5], [0, 1, 2, 3]] {
+            let (value, gradient) = run(objective, &x, &labels, wants_items(spec))?;
+            assert!(value.is_finite(), "{spec:?} {labels:?}: {value}");
+            // One class leaves N-pairs one pair, whose softmax over itself is certain.
+            if needs_both_kinds(spec) {
+                assert!(value.abs() < 1e-6 && gradient < 1e-6, "{spec:?} {labels:?}: {value} {gradient}");
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_batch_of_one_and_an_empty_batch_are_zero() -> Result<(), Any> {
+    for_all(|spec, objective, dtype| {
+        let one = rows(4, 1, 4)?.to_dtype(dtype)?;
+        assert_eq!(run(objective, &one, &[0], wants_items(spec))?, (0.0, 0.0), "{spec:?}");
+        let none = Tensor::zeros((0, 4), dtype, &Device::Cpu)?;
+        let mut batch = Batch::new(&none, &[])?;
+        if wants_items(spec) {
+            batch = batch.with_reference(&none, &[])?;
+        }
+        objective.calibrate(&batch)?;
+        assert_eq!(objective.forward(&batch)?.to_dtype(DType::F64)?.to_scalar::<f64>()?, 0.0, "{spec:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn duplicates_and_equal_distances_stay_finite() -> Result<(), Any> {
+    for_all(|spec, objective, dtype| {
+        let row = rows(5, 1, 4)?.to_dtype(dtype)?;
+        let same = row.broadcast_as((6, 4))?.contiguous()?;
+        let simplex = Tensor::eye(4, dtype, &Device::Cpu)?;
+        let zeros = Tensor::zeros((4, 4), dtype, &Device::Cpu)?;
+        for (x, labels) in
+            [(same, &[0i64, 0, 1, 1, 2, 2][..]), (simplex, &[0, 0, 1, 1][..]), (zeros, &[0, 0, 1, 1][..])]
+        {
+            let (value, _) = run(objective, &x, labels, wants_items(spec))?;
+            assert!(value.is_finite(), "{spec:?}: {value}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn large_embeddings_stay_finite() -> Result<(), Any> {
+    for_all(|spec, objective, dtype| {
+        let x = (rows(6, 6, 4)? * 1e4)?.to_dtype(dtype)?;
+        let (value, _) = run(objective, &x, &[0, 0, 1, 1, 2, 2], wants_items(spec))?;
+        assert!(value.is_finite(), "{spec:?}: {value}");
+        Ok(())
+    })
+}
+
+#[test]
+fn miners_take_any_batch() -> Result<(), Any> {
+    let names = [
+        r#"{"name": "batch-hard"}"#,
+        r#"{"name": "batch-easy-hard"}"#,
+        r#"{"name": "triplet-margin"}"#,
+        r#"{"name": "pair-margin"}"#,
+    ];
+    for text in names {
+        let spec: MinerSpec = serde_json::from_str(text)?;
+        for distance in every_distance(4, DType::F32)? {
+            let miner = spec.build(distance)?;
+            for labels in [&[][..], &[0], &[0, 0, 0], &[0, 1, 2], &[0, 0, 1, 1]] {
+                let x = match labels.len() {
+                    0 => Tensor::zeros((0, 4), DType::F32, &Device::Cpu)?,
+                    n => rows(7, n, 4)?.to_dtype(DType::F32)?,
+                };
+                let batch = Batch::new(&x, labels)?;
+                let tuples = miner.mine(&batch)?;
+                tuples.check(&batch)?;
+                assert!(
+                    labels.len() > 3 || tuples.is_empty() || text.contains("pair-margin"),
+                    "{text} {labels:?}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn messages_say_what_to_do() -> Result<(), Any> {
+    let x = rows(8, 4, 4)?;
+    let batch = Batch::new(&x, &[0, 0, 1, 9])?;
+    let contrastive = || {
+        let distance = Arc::new(Lp::default());
+        Objective::new(Arc::new(Contrastive { distance, config: ContrastiveConfig::default() }))
+    };
+    let generator: Arc<dyn phi::Generator> = Arc::new(phi::NegativeEntropy::orthant());
+    let entropy = BregmanDistance::new(generator, bregman::Side::First);
+    let info_nce = InfoNce::new(Arc::new(Cosine), Temperature::fixed(0.1)?);
+    let bregman: DistanceSpec = serde_json::from_str(r#"{"name": "bregman"}"#)?;
+    let semi = r#"{"name": "batch-easy-hard", "pos_strategy": "semi-hard", "neg_strategy": "semi-hard"}"#;
+    let semi: MinerSpec = serde_json::from_str(semi)?;
+    let bad = Tuples::Pairs(Pairs {
+        positive: PairList { anchor: vec![0], other: vec![4] },
+        negative: PairList::default(),
+    });
+    let cases = [
+        (
+            contrastive()
+                .with_reducer(Arc::new(ClassWeighted { weights: vec![1.0; 3] }))
+                .forward(&batch)
+                .err(),
+            "ClassWeighted: row 3 has label 9, expected 0 ≤ label < 3; renumber the classes from 0",
+        ),
+        (
+            contrastive().with_reducer(Arc::new(DoNothing)).forward(&batch).err(),
+            "Objective: `reducer` is of shape [2], expected a scalar; call `Objective::unreduced` for unreduced \
+             losses",
+        ),
+        (
+            contrastive().with_reducer(Arc::new(Divisor::default())).forward(&batch).err(),
+            "Divisor: `divisor` is missing for part `pos_loss`, expected a number, as this loss gives none",
+        ),
+        (
+            contrastive().forward_with(&batch, Some(&bad)).err(),
+            "Tuples: entry 0 of `positive.other` is row 4, but there are 4 rows",
+        ),
+        (
+            Objective::new(Arc::new(info_nce)).forward(&batch).err(),
+            "InfoNce: `reference` is missing, expected the items, as many as queries (Batch::with_reference)",
+        ),
+        (
+            bregman.build(None).err(),
+            "bregman: `generator` is missing, expected a generator φ given by the model",
+        ),
+        (
+            semi.build(Arc::new(Cosine)).err(),
+            "BatchEasyHard: `pos_strategy` is SemiHard beside SemiHard, expected easy or hard beside a semi-hard \
+             strategy",
+        ),
+        (Lp::new(0.5, 1.0, true).err(), "Lp: `p` is 0.5, expected 1 ≤ p < ∞"),
+        (
+            Temperature::fixed(0.0).err(),
+            "Temperature: `temperature` is 0, expected a positive number or \"learned\"",
+        ),
+        (
+            Lp::default().all_pairs(&x, &rows(1, 2, 3)?).err(),
+            "Lp::all_pairs: `others` has shape [2, 3], expected [m, 4] as `anchors` has 4 columns",
+        ),
+    ];
+    for (error, message) in cases {
+        assert_eq!(error.map(|e| e.to_string()).as_deref(), Some(message));
+    }
+    let error = entropy.all_pairs(&x, &x).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.contains("outside the positive orthant"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn calibration_gives_the_median_distance_a_logit_of_ten() -> Result<(), Any> {
+    let x = rows(9, 5, 4)?;
+    let batch = Batch::new(&x, &[0; 5])?.with_reference(&rows(10, 5, 4)?, &[0; 5])?;
+    let distance: Arc<dyn Distance> = Arc::new(Lp::squared());
+    let loss = InfoNce::new(distance.clone(), Temperature::learned(0.5, DType::F64, &Device::Cpu)?);
+    loss.calibrate(&batch)?;
+    let mut d = batch.all_pairs(&*distance)?.flatten_all()?.to_vec1::<f64>()?;
+    d.sort_by(f64::total_cmp);
+    let scale = loss.parameters()[0].var.exp()?.to_scalar::<f64>()?;
+    assert!((scale * d[12] - 10.0).abs() < 1e-12);
+    assert_eq!(loss.parameters()[0].role, Role::Temperature);
+    Ok(())
+}
