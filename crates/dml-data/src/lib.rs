@@ -1,1 +1,50 @@
-//! dml-data
+//! Labelled images for metric learning: reading, verifying, splitting, sampling.
+//!
+//! - [`ImageSet`] holds images as bytes and cuts normalized batches `[b, c, h, w]` out of them;
+//!   [`bundled::mnist_5k`] is a real one that comes with the workspace.
+//! - [`split`] makes closed-set parts (same classes, other images) and zero-shot parts (other classes).
+//! - A [`Sampler`] is a plan of batches, a pure function of seed and epoch; [`Batches`] walks through it and
+//!   resumes in mid-epoch from two numbers; [`Loader`] turns it into tensors.
+//! - [`Manifest`] knows the datasets and their checksums, [`download::fetch`] puts them in place, verified.
+//!
+//! ```
+//! use candle_core::{DType, Device};
+//! use dml_data::{Batches, Loader, MPerClass, MPerClassConfig, TrainSize, bundled};
+//!
+//! let digits = bundled::mnist_5k()?;
+//! let split = digits.closed_set(TrainSize::Fraction(0.7), 42)?; // indices of 3,500 and 1,500 digits
+//! let digits = digits.normalized_by(&split.train)?;
+//!
+//! let config = MPerClassConfig { classes: 10, per_class: 8, ..Default::default() };
+//! let sampler = MPerClass::new(digits.labels(), &split.train, config, 42)?;
+//! for batch in Loader::new(&digits, Batches::new(sampler), DType::F32, &Device::Cpu).take(3) {
+//!     assert_eq!(batch?.images.dims(), [80, 1, 28, 28]);
+//! }
+//! # Ok::<(), dml_data::Error>(())
+//! ```
+//!
+//! # Crate features
+//! - `hub`: downloads from the Hugging Face hub, and the readers of candle-datasets. Off by default: it brings
+//!   an async runtime, a TLS stack and parquet.
+
+mod atomic;
+pub mod bundled;
+mod dataset;
+pub mod download;
+mod error;
+pub mod format;
+#[cfg(feature = "hub")]
+mod hub;
+mod loader;
+mod manifest;
+mod sampler;
+pub mod split;
+mod verify;
+
+pub use dataset::{ImageSet, Normalization};
+pub use error::{Error, Result};
+pub use loader::{Batch, Loader};
+pub use manifest::{DataFile, Dataset, Format, Holds, Hub, HubReader, Manifest, Part};
+pub use sampler::{Batches, MPerClass, MPerClassConfig, Sampler, SamplerState, Shuffled, Tail};
+pub use split::{Split, TrainSize};
+pub use verify::{Verified, verify};

@@ -1,0 +1,3 @@
+//! File formats of image datasets.
+
+pub mod idx;

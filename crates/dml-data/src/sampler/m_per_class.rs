@@ -1,0 +1,199 @@
+//! M images of each of P classes in every batch, so that each anchor has positives and negatives
+//! (Hermans, Beyer & Leibe 2017, Section 2).
+
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use super::{Sampler, epoch_rng};
+use crate::{Error, Result, split::by_class};
+
+/// The size of batches and epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MPerClassConfig {
+    /// P, the classes in a batch; at least 2 give negatives.
+    pub classes: usize,
+    /// M, the images of each; at least 2 give positives. Hermans et al. use 4.
+    pub per_class: usize,
+    /// The batches of an epoch. `None`: as many as it takes to draw as many images as there are, rounded down,
+    /// at least one.
+    pub batches_per_epoch: Option<usize>,
+}
+
+impl Default for MPerClassConfig {
+    fn default() -> Self {
+        Self { classes: 8, per_class: 4, batches_per_epoch: None }
+    }
+}
+
+/// Batches of P classes × M images, the images of a class side by side.
+///
+/// Classes come from a shuffled deck that is dealt to the end before it is shuffled again (a class is never
+/// twice in a batch, and over an epoch all classes appear nearly equally often). The images of a class come
+/// from a deck too: all of them are seen before one is seen again.
+///
+/// **A class with fewer than M images** gives all of them once, then repeats them, each equally often up to
+/// one. A class with at least M images never has one twice in a batch. A class of a single image could only
+/// be its own positive and is an error, unless M = 1.
+#[derive(Debug, Clone)]
+pub struct MPerClass {
+    members: Vec<Vec<usize>>,
+    config: MPerClassConfig,
+    batches: usize,
+    seed: u64,
+}
+
+impl MPerClass {
+    /// A sampler over the images at `indices` (a part of a split), `labels` being those of the whole set.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for no indices, sizes of 0, or more classes a batch than there are;
+    /// [`Error::Index`] for an index beyond the labels; [`Error::TooFewSamples`] for a class of one image
+    /// where M > 1.
+    /// # Source
+    /// Hermans et al. 2017 \[hermans2017\].
+    /// # Examples
+    /// ```
+    /// use dml_data::{Batches, MPerClass, MPerClassConfig};
+    /// let labels = [0, 0, 0, 1, 1, 1, 2, 2, 2];
+    /// let config = MPerClassConfig { classes: 2, per_class: 2, ..Default::default() };
+    /// let sampler = MPerClass::new(&labels, &[0, 1, 2, 3, 4, 5, 6, 7, 8], config, 1)?;
+    /// for batch in Batches::new(sampler).take(5) {
+    ///     let classes: Vec<u32> = batch.iter().map(|&i| labels[i]).collect();
+    ///     assert_eq!(classes[0], classes[1]);
+    ///     assert_eq!(classes[2], classes[3]);
+    ///     assert_ne!(classes[0], classes[2]);
+    /// }
+    /// # Ok::<(), dml_data::Error>(())
+    /// ```
+    pub fn new(labels: &[u32], indices: &[usize], config: MPerClassConfig, seed: u64) -> Result<Self> {
+        let op = "MPerClass::new";
+        let argument = |arg, got: String, expected: String| Error::Argument { op, arg, got, expected };
+        if indices.is_empty() {
+            return Err(argument("indices", "empty".into(), "at least one index".into()));
+        }
+        if let Some(position) = indices.iter().position(|&i| i >= labels.len()) {
+            return Err(Error::Index { op, position, index: indices[position], len: labels.len() });
+        }
+        let classes = by_class(labels, indices.iter().copied());
+        let batch = config.classes.checked_mul(config.per_class);
+        let batch = batch.filter(|&n| n > 0 && config.classes <= classes.len()).ok_or_else(|| {
+            argument(
+                "config",
+                format!("{} classes × {} images", config.classes, config.per_class),
+                format!("1 to {} classes, as many as `indices` have, and at least 1 image", classes.len()),
+            )
+        })?;
+        if config.batches_per_epoch == Some(0) {
+            return Err(argument("config.batches_per_epoch", "0".into(), "at least 1".into()));
+        }
+        if let Some((&class, _)) =
+            classes.iter().find(|(_, members)| config.per_class > 1 && members.len() == 1)
+        {
+            return Err(Error::TooFewSamples { op, class, got: 1, needed: 2 });
+        }
+        let batches = config.batches_per_epoch.unwrap_or_else(|| (indices.len() / batch).max(1));
+        Ok(Self { members: classes.into_values().collect(), config, batches, seed })
+    }
+}
+
+impl Sampler for MPerClass {
+    fn batches_per_epoch(&self) -> usize {
+        self.batches
+    }
+
+    fn epoch(&self, epoch: u64) -> Vec<Vec<usize>> {
+        let mut rng = epoch_rng(self.seed, epoch);
+        let mut class_deck = Deck::new((0..self.members.len()).collect());
+        let mut image_decks: Vec<Deck> = self.members.iter().map(|m| Deck::new(m.clone())).collect();
+        (0..self.batches)
+            .map(|_| {
+                let classes = class_deck.deal(self.config.classes, &mut rng);
+                let images = |&class: &usize| image_decks[class].deal(self.config.per_class, &mut rng);
+                classes.iter().flat_map(images).collect()
+            })
+            .collect()
+    }
+}
+
+/// Cards that are all dealt before they are shuffled and dealt again.
+#[derive(Debug)]
+struct Deck {
+    cards: Vec<usize>,
+    /// Cards before this one were dealt since the last shuffle.
+    next: usize,
+}
+
+impl Deck {
+    fn new(cards: Vec<usize>) -> Self {
+        Self { next: cards.len(), cards } // dealt to the end: the first deal shuffles
+    }
+
+    /// `n` cards, none twice unless the whole deck is in the hand already.
+    fn deal(&mut self, n: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
+        let mut hand = Vec::with_capacity(n);
+        while hand.len() < n {
+            if self.next == self.cards.len() {
+                self.shuffle_again(hand.len(), rng);
+            }
+            hand.push(self.cards[self.next]);
+            self.next += 1;
+        }
+        hand
+    }
+
+    /// Shuffles for a hand that holds the last `in_hand` cards dealt: those come last, so they are dealt again
+    /// only when no other card is left.
+    fn shuffle_again(&mut self, in_hand: usize, rng: &mut ChaCha8Rng) {
+        let n = self.cards.len();
+        let held = in_hand % n; // whole rounds of the deck are held equally often
+        let (free, held) = self.cards.split_at_mut(n - held);
+        free.shuffle(rng);
+        held.shuffle(rng);
+        self.next = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(labels: &[u32], indices: &[usize], classes: usize, per_class: usize) -> String {
+        let config = MPerClassConfig { classes, per_class, batches_per_epoch: None };
+        MPerClass::new(labels, indices, config, 0).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_cannot_be_sampled_is_named() {
+        let labels = [0, 0, 1, 1, 2];
+        assert_eq!(
+            error(&labels, &[], 2, 2),
+            "MPerClass::new: `indices` is empty, expected at least one index"
+        );
+        assert_eq!(
+            error(&labels, &[0, 9], 1, 2),
+            "MPerClass::new: `indices[1]` is 9, but the set holds 5 items; use indices below 5"
+        );
+        assert_eq!(
+            error(&labels, &[0, 1, 2, 3], 3, 2),
+            "MPerClass::new: `config` is 3 classes × 2 images, expected 1 to 2 classes, as many as `indices` \
+             have, and at least 1 image"
+        );
+        assert_eq!(
+            error(&labels, &[0, 1, 2, 3, 4], 2, 2),
+            "MPerClass::new: class 2 has 1 sample(s), 2 are needed; leave it out or add images of it"
+        );
+    }
+
+    #[test]
+    fn a_small_class_repeats_its_images_evenly() -> Result<()> {
+        let labels = [0, 0, 1, 1, 1];
+        let config = MPerClassConfig { classes: 2, per_class: 5, batches_per_epoch: Some(20) };
+        for batch in MPerClass::new(&labels, &[0, 1, 2, 3, 4], config, 3)?.epoch(0) {
+            let count = |i: usize| batch.iter().filter(|&&j| j == i).count();
+            assert_eq!(count(0) + count(1), 5);
+            assert!((0..2).all(|i| (2..=3).contains(&count(i))), "{batch:?}");
+            assert!((2..5).all(|i| (1..=2).contains(&count(i))), "{batch:?}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! Laws of splits, samplers and the IDX format, over random labels and sizes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dml_data::{
+    Batches, MPerClass, MPerClassConfig, Sampler, Shuffled, Tail, TrainSize,
+    format::idx::{self, Idx},
+    split,
+};
+use proptest::prelude::*;
+
+/// Labels of 2 to 6 classes, each with 2 to 12 images, in a scrambled order; class numbers have gaps.
+fn labels() -> impl Strategy<Value = Vec<u32>> {
+    proptest::collection::vec(2..=12usize, 2..=6)
+        .prop_map(|counts| {
+            counts.iter().enumerate().flat_map(|(c, &n)| vec![3 * c as u32 + 1; n]).collect::<Vec<_>>()
+        })
+        .prop_shuffle()
+}
+
+fn counts(labels: &[u32], indices: &[usize]) -> BTreeMap<u32, usize> {
+    let mut counts = BTreeMap::new();
+    indices.iter().for_each(|&i| *counts.entry(labels[i]).or_default() += 1);
+    counts
+}
+
+fn is_partition(n: usize, split: &split::Split) -> bool {
+    let ascending = |part: &[usize]| part.windows(2).all(|w| w[0] < w[1]);
+    let all: BTreeSet<usize> = split.train.iter().chain(&split.test).copied().collect();
+    ascending(&split.train)
+        && ascending(&split.test)
+        && split.train.len() + split.test.len() == n
+        && all == (0..n).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_closed_set_split_keeps_the_share_of_every_class(labels in labels(), seed: u64, share in 0.05..0.95f64) {
+        let all: Vec<usize> = (0..labels.len()).collect();
+        let split = split::closed_set(&labels, TrainSize::Fraction(share), seed).unwrap();
+        prop_assert!(is_partition(labels.len(), &split));
+        let (whole, train) = (counts(&labels, &all), counts(&labels, &split.train));
+        for (class, n) in whole {
+            let expected = ((share * n as f64).round() as usize).clamp(1, n - 1);
+            prop_assert_eq!(train[&class], expected);
+        }
+        prop_assert_eq!(&split, &split::closed_set(&labels, TrainSize::Fraction(share), seed).unwrap());
+    }
+
+    #[test]
+    fn a_zero_shot_split_shares_no_class(labels in labels(), seed: u64) {
+        let split = split::zero_shot_drawn(&labels, 1, seed).unwrap();
+        prop_assert!(is_partition(labels.len(), &split));
+        let (train, test) = (counts(&labels, &split.train), counts(&labels, &split.test));
+        prop_assert_eq!(train.len(), 1);
+        prop_assert!(train.keys().all(|class| !test.contains_key(class)));
+        prop_assert_eq!(&split, &split::zero_shot_drawn(&labels, 1, seed).unwrap());
+    }
+
+    #[test]
+    fn batches_have_m_images_of_each_of_p_classes(
+        labels in labels(), seed: u64, per_class in 1..=8usize, epoch in 0..5u64, skip in 0..2usize,
+    ) {
+        // Every image but the first `skip`, so that a class never falls below one image.
+        let indices: Vec<usize> = (skip.min(1)..labels.len()).collect();
+        let members = counts(&labels, &indices);
+        prop_assume!(per_class == 1 || members.values().all(|&n| n > 1));
+        let config = MPerClassConfig { classes: 2, per_class, batches_per_epoch: Some(9) };
+        let sampler = MPerClass::new(&labels, &indices, config, seed).unwrap();
+        let mut dealt = BTreeMap::<u32, usize>::new();
+        for batch in sampler.epoch(epoch) {
+            prop_assert!(batch.iter().all(|i| indices.contains(i)));
+            let classes: Vec<u32> = batch.iter().map(|&i| labels[i]).collect();
+            prop_assert_eq!(classes.len(), 2 * per_class);
+            prop_assert!(classes.chunks(per_class).all(|c| c.iter().all(|&l| l == c[0])));
+            prop_assert_ne!(classes[0], classes[per_class]);
+            for chunk in batch.chunks(per_class) {
+                *dealt.entry(labels[chunk[0]]).or_default() += 1;
+                let mut times = BTreeMap::<usize, usize>::new();
+                chunk.iter().for_each(|&i| *times.entry(i).or_default() += 1);
+                let n = members[&labels[chunk[0]]];
+                prop_assert!(times.values().all(|&t| t == per_class / n || t == per_class.div_ceil(n)));
+            }
+        }
+        let (least, most) = (dealt.values().min().unwrap(), dealt.values().max().unwrap());
+        prop_assert!(dealt.len() == members.len() && most - least <= 1, "{:?}", dealt);
+        prop_assert_eq!(sampler.epoch(epoch), sampler.epoch(epoch));
+    }
+
+    #[test]
+    fn resuming_anywhere_continues_as_if_never_stopped(labels in labels(), seed: u64, stop in 0..20usize) {
+        let indices: Vec<usize> = (0..labels.len()).collect();
+        let config = MPerClassConfig { classes: 2, per_class: 2, batches_per_epoch: None };
+        let samplers = || -> [Box<dyn Sampler>; 2] {
+            [
+                Box::new(MPerClass::new(&labels, &indices, config, seed).unwrap()),
+                Box::new(Shuffled::new(&indices, 3, Tail::Keep, seed).unwrap()),
+            ]
+        };
+        for (once, again) in samplers().into_iter().zip(samplers()) {
+            let mut batches = Batches::new(once);
+            batches.by_ref().take(stop).for_each(drop);
+            let mut resumed = Batches::resume(again, batches.state()).unwrap();
+            for _ in 0..12 {
+                prop_assert_eq!(batches.next(), resumed.next());
+                prop_assert_eq!(batches.state(), resumed.state());
+            }
+        }
+    }
+
+    #[test]
+    fn a_shuffled_epoch_has_every_image_once(n in 1..40usize, batch in 1..12usize, seed: u64, epoch in 0..4u64) {
+        let indices: Vec<usize> = (0..n).map(|i| 7 * i).collect();
+        let sampler = Shuffled::new(&indices, batch, Tail::Keep, seed).unwrap();
+        let batches = sampler.epoch(epoch);
+        prop_assert_eq!(batches.len(), sampler.batches_per_epoch());
+        let mut seen: Vec<usize> = batches.concat();
+        seen.sort_unstable();
+        prop_assert_eq!(seen, indices.clone());
+        if batch <= n {
+            let batches = Shuffled::new(&indices, batch, Tail::Drop, seed).unwrap().epoch(epoch);
+            prop_assert_eq!(batches.len(), n / batch);
+            prop_assert!(batches.iter().all(|b| b.len() == batch));
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again(n in 0..5usize, h in 1..6usize, w in 1..6usize, seed: u64, packed: bool) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(if packed { "x.gz" } else { "x" });
+        let data = (0..n * h * w).map(|i| (seed.rotate_left(i as u32) & 255) as u8).collect();
+        let idx = Idx { dims: vec![n, h, w], data };
+        idx::write(&path, &idx).unwrap();
+        prop_assert_eq!(idx::read_images(&path).unwrap(), idx);
+    }
+}
+
+#[test]
+fn epochs_differ_and_so_do_seeds() {
+    let indices: Vec<usize> = (0..50).collect();
+    let sampler = |seed| Shuffled::new(&indices, 50, Tail::Keep, seed).unwrap();
+    assert_ne!(sampler(0).epoch(0), sampler(0).epoch(1));
+    assert_ne!(sampler(0).epoch(0), sampler(1).epoch(0));
+}
+
+#[test]
+fn a_state_of_another_sampler_is_refused() {
+    let sampler = Shuffled::new(&[0, 1], 1, Tail::Keep, 0).unwrap();
+    let state = dml_data::SamplerState { epoch: 0, batch: 2 };
+    assert_eq!(
+        Batches::resume(sampler, state).unwrap_err().to_string(),
+        "Batches::resume: `state.batch` is 2, expected below 2, the batches per epoch; resume with the sampler \
+         that was saved"
+    );
+}
