@@ -1,4 +1,35 @@
 //! Bregman divergence mathematics over any generator.
+//!
+//! A convex function φ induces the divergence D_φ(x ‖ y) = φ(x) − φ(y) − ⟨∇φ(y), x − y⟩: how far φ at x lies above
+//! its tangent at y. φ may be a classical function or a network that is learned; this crate asks only for the
+//! [`phi::Generator`] contract.
+//!
+//! **Convention, everywhere:** in D(x ‖ y) the first argument is x, and y is the point where the tangent is taken.
+//! Signatures are `(phi, x, y)`, matrices `[i][j]` = D(x_i ‖ y_j). Which argument a query or anchor takes is a
+//! [`Side`] that the caller writes down.
+//!
+//! ```
+//! use bregman::{Lift, Side, all_pairs};
+//! use candle_core::{Device, Tensor};
+//! use phi::SquaredEuclidean;
+//!
+//! let gallery = Tensor::new(&[[0f32, 0.], [3., 4.], [6., 8.]], &Device::Cpu)?;
+//! let d = all_pairs(&SquaredEuclidean, &gallery, &gallery)?; // [3, 3], one matrix product
+//! assert_eq!(d.to_vec2::<f32>()?[0], [0., 25., 100.]);
+//!
+//! // The same ranking as inner products, for an engine that knows no divergence.
+//! let queries = Tensor::new(&[[4f32, 4.]], &Device::Cpu)?;
+//! let lift = Lift::around(&SquaredEuclidean, &gallery, Side::First)?;
+//! let scores = lift.queries(&queries)?.matmul(&lift.gallery(&gallery)?.t()?)?;
+//! assert_eq!(scores.argmax(1)?.to_vec1::<u32>()?, [1]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Numbers
+//! D does not change when an affine function is added to φ, so φ is evaluated around the mean of the points
+//! ([`mean_pivot`]): in f32 the error stays below 1e-4 of the median divergence, also with all points shifted by 100
+//! standard deviations. No divergence is negative, and that of a tensor with itself is exactly 0 on the diagonal.
+//! Gradients with respect to points and to the generator's parameters are those of one first-order backward pass.
 
 mod all_pairs;
 mod centroid;
@@ -9,6 +40,7 @@ mod error;
 mod lift;
 mod paired;
 mod pivot;
+pub mod sets;
 mod side;
 mod symmetric;
 

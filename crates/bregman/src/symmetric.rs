@@ -51,9 +51,9 @@ pub fn jeffreys(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> {
 /// ```
 /// # use {bregman::jeffreys_all_pairs, candle_core::{Device, Tensor}, phi::SquaredEuclidean};
 /// let queries = Tensor::new(&[[0f32, 0.]], &Device::Cpu)?;
-/// let items = Tensor::new(&[[3f32, 4.], [1., 0.]], &Device::Cpu)?;
+/// let items = Tensor::new(&[[4f32, 4.], [2., 2.], [-3., 0.]], &Device::Cpu)?;
 /// let d = jeffreys_all_pairs(&SquaredEuclidean, &queries, &items)?;
-/// assert_eq!(d.to_vec2::<f32>()?, [[50., 2.]]);
+/// assert_eq!(d.round()?.to_vec2::<f32>()?, [[64., 16., 18.]]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn jeffreys_all_pairs(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> {

