@@ -7,6 +7,7 @@
 
 use candle_core::{Tensor, Var};
 
+use crate::tensor::check_pivot;
 use crate::{Domain, Error, Result};
 
 /// A learned parameter: its name, unique within the generator, and the variable the optimizer updates.
@@ -59,6 +60,7 @@ pub trait Generator: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// As [`value_and_grad`](Self::value_and_grad).
     fn centered(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
+        check_pivot("centered", x, pivot)?;
         let (value_x, grad_x) = self.value_and_grad(x)?; // [n], [n, d]
         let (value_p, grad_p) = self.value_and_grad(pivot)?; // [1], [1, d]
         let shift = x.broadcast_sub(pivot)?; // [n, d]

@@ -241,7 +241,10 @@ impl Icnn {
     /// 0·(Σ w_L + b_L): the exact gradient of a divergence with respect to the affine part, so that an
     /// optimizer finds an entry for every parameter.
     fn zero(&self) -> Result<Tensor> {
-        Ok(((self.slope.sum_all()? + self.offset.sum_all()?)? * 0.0)?)
+        // Not `* 0.0`: candle cuts the graph at a scalar factor of 0.
+        let slope = (self.slope.as_tensor() * self.slope.zeros_like()?)?.sum_all()?;
+        let offset = (self.offset.as_tensor() * self.offset.zeros_like()?)?.sum_all()?;
+        Ok((slope + offset)?)
     }
 }
 

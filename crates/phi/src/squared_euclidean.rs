@@ -2,9 +2,20 @@
 
 use candle_core::{D, Tensor};
 
+use crate::tensor::check_pivot;
 use crate::{Domain, Generator, Result};
 
-/// φ(x) = ‖x‖² on ℝᵈ; D(x ‖ y) = ‖x − y‖².
+/// φ(x) = ‖x‖² on ℝᵈ; D(x ‖ y) = ‖x − y‖². Its modulus of strong convexity is 2.
+///
+/// # Source
+/// Banerjee et al. 2005 \[banerjee2005\], Table 1.
+/// # Examples
+/// ```
+/// # use {candle_core::{Device, Tensor}, phi::{Generator, SquaredEuclidean}};
+/// let x = Tensor::new(&[[3.0, 4.0]], &Device::Cpu)?;
+/// assert_eq!(SquaredEuclidean.value(&x)?.to_vec1::<f64>()?, [25.0]);
+/// # Ok::<(), phi::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SquaredEuclidean;
 
@@ -19,7 +30,9 @@ impl Generator for SquaredEuclidean {
     }
 
     fn centered(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
-        self.check("SquaredEuclidean", "pivot", pivot)?;
+        check_pivot("SquaredEuclidean::centered", x, pivot)?;
+        self.check("SquaredEuclidean::centered", "pivot", pivot)?;
+        self.check("SquaredEuclidean::centered", "x", x)?;
         self.value_and_grad(&x.broadcast_sub(pivot)?) // a quadratic form is its own divergence
     }
 
