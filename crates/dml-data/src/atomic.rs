@@ -70,4 +70,16 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
+
+    #[test]
+    fn a_file_that_fails_its_check_never_takes_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let refuse = |aside: &Path| {
+            assert_eq!(fs::read(aside).unwrap(), b"whole");
+            Err(Error::MissingClass { op: "check", class: 0 })
+        };
+        assert!(write_checked(&path, |w| w.write_all(b"whole"), refuse).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }

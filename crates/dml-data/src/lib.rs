@@ -48,3 +48,8 @@ pub use manifest::{DataFile, Dataset, Format, Holds, Hub, HubReader, Manifest, P
 pub use sampler::{Batches, MPerClass, MPerClassConfig, Sampler, SamplerState, Shuffled, Tail};
 pub use split::{Split, TrainSize};
 pub use verify::{Verified, verify};
+
+/// The example of the README, tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

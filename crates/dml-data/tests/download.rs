@@ -1,4 +1,5 @@
 //! Copying from a mirror: only verified files arrive, and nothing half-written is left.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{cell::Cell, fs, path::Path};
 
