@@ -1,2 +1,28 @@
-//! xtask
-fn main() {}
+//! Automation of the workspace. `cargo xtask help` lists the commands.
+
+mod flags;
+mod golden;
+mod reproduce;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use flags::{Command, Flags};
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let result = match Flags::parse().command {
+        Command::Reproduce(flags) => reproduce::run(&flags).map(|()| ExitCode::SUCCESS),
+        Command::Golden { .. } => Ok(ExitCode::FAILURE),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

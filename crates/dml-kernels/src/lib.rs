@@ -18,6 +18,7 @@
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 
+mod adamw;
 mod conv2d;
 mod cpu;
 mod linear;
@@ -26,6 +27,7 @@ mod pool2d;
 mod real;
 mod softplus;
 
+pub use adamw::{AdamW, adamw_step};
 pub use conv2d::{Conv2dConfig, conv2d};
 pub use linear::{Activation, linear};
 pub use normalize::l2_normalize;

@@ -42,6 +42,8 @@ pub trait Real:
     fn ln_1p_unit(self) -> Self;
     /// The elements of a storage of this type.
     fn slice(storage: &CpuStorage) -> Result<&[Self]>;
+    /// The elements of a storage of this type, to write.
+    fn slice_mut(storage: &mut CpuStorage) -> Result<&mut [Self]>;
     /// A storage of this type.
     fn storage(values: Vec<Self>) -> CpuStorage;
     /// A CPU tensor of this type.
@@ -80,6 +82,12 @@ macro_rules! plain_arithmetic {
                 other => bail!("expected {} storage, got {:?}", stringify!($t), BackendStorage::dtype(other)),
             }
         }
+        fn slice_mut(storage: &mut CpuStorage) -> Result<&mut [Self]> {
+            match storage {
+                CpuStorage::$variant(values) => Ok(values),
+                other => bail!("expected {} storage, got {:?}", stringify!($t), BackendStorage::dtype(other)),
+            }
+        }
         fn storage(values: Vec<Self>) -> CpuStorage {
             CpuStorage::$variant(values)
         }
@@ -101,6 +109,7 @@ impl Real for f32 {
         const LN2_LO: f32 = -2.121_944_4e-4;
         const LOWEST: f32 = -87.336_54; // ln of the smallest normal number
         const HIGHEST: f32 = 88.722_83; // ln of the largest number
+        #[expect(clippy::manual_clamp, reason = "`clamp` keeps NaN and so does not vectorize")]
         let x = self.max(LOWEST).min(HIGHEST);
         let t = x * std::f32::consts::LOG2_E + ROUND;
         let n = t - ROUND;

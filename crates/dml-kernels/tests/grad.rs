@@ -5,8 +5,8 @@ mod common;
 use candle_core::{DType, Device, Tensor, Var};
 use common::{assert_close, assert_gradients, normal, weigh};
 use dml_kernels::{
-    Activation, Conv2dConfig, avg_pool2d, conv2d, global_avg_pool2d, l2_normalize, linear, max_pool2d,
-    sigmoid, softplus, softplus_increment,
+    Activation, AdamW, Conv2dConfig, adamw_step, avg_pool2d, conv2d, global_avg_pool2d, l2_normalize, linear,
+    max_pool2d, sigmoid, softplus, softplus_increment,
 };
 use proptest::prelude::*;
 
@@ -129,6 +129,28 @@ fn increments_survive_a_large_pivot() {
     let first = |t: &Tensor| t.narrow(0, 0, 1).unwrap();
     assert_close("small steps", &first(&got), &first(&want), 1e-7);
     assert_close("large steps", &got, &want, 1e-6);
+}
+
+/// Two steps by hand, in f64.
+#[test]
+fn adamw_follows_its_algorithm() {
+    let config = AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.01 };
+    let param = Var::new(&[[1f64, -2.], [0.5, 3.]], &Device::Cpu).unwrap();
+    let moments = Var::zeros((2, 4), DType::F64, &Device::Cpu).unwrap();
+    let (mut p, mut m, mut v) = ([1f64, -2., 0.5, 3.], [0f64; 4], [0f64; 4]);
+    for step in 1..=2 {
+        let g: Vec<f64> = p.iter().map(|p| p * p - 1.5).collect();
+        let grad = Tensor::from_vec(g.clone(), (2, 2), &Device::Cpu).unwrap();
+        adamw_step(&param, &grad, &moments, step, config).unwrap();
+        for i in 0..4 {
+            m[i] = 0.9 * m[i] + 0.1 * g[i];
+            v[i] = 0.99 * v[i] + 0.01 * g[i] * g[i];
+            let (m, v) = (m[i] / (1.0 - 0.9f64.powi(step as i32)), v[i] / (1.0 - 0.99f64.powi(step as i32)));
+            p[i] -= 0.1 * (m / (v.sqrt() + 1e-8) + 0.01 * p[i]);
+        }
+        let want = Tensor::from_vec(p.to_vec(), (2, 2), &Device::Cpu).unwrap();
+        assert_close("parameter", &param, &want, 1e-14);
+    }
 }
 
 #[test]

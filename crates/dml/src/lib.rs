@@ -1,4 +1,22 @@
-//! dml
+//! Trains encoders together with a learned Bregman divergence, evaluates them, and reports.
 
 pub mod atomic;
+mod checkpoint;
+mod encoder;
+mod error;
+mod method;
+mod optimizer;
+mod parameter;
+mod progress;
 pub mod report;
+pub mod suite;
+pub mod task;
+mod train;
+
+pub use checkpoint::Checkpoint;
+pub use encoder::{Encoder, SmallConv, SmallConvConfig};
+pub use error::{Error, Result};
+pub use method::Method;
+pub use optimizer::{Optimizer, OptimizerConfig};
+pub use parameter::{Group, Parameter};
+pub use train::{Task, TrainConfig, Watch, train};

@@ -1,0 +1,113 @@
+//! One step of AdamW (Loshchilov & Hutter 2019) in place: no temporaries, two passes over memory.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, Var, bail};
+
+use crate::cpu::vectorized;
+use crate::real::{Real, on_cpu, with_real};
+
+/// The numbers of one step of AdamW.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    /// The learning rate of this step.
+    pub learning_rate: f64,
+    /// The decay of the mean of gradients.
+    pub beta1: f64,
+    /// The decay of the mean of squared gradients.
+    pub beta2: f64,
+    /// Keeps the quotient finite where gradients vanish.
+    pub epsilon: f64,
+    /// Decoupled weight decay: the parameter shrinks by `learning_rate·weight_decay` of itself.
+    pub weight_decay: f64,
+}
+
+/// Updates `param` by its gradient in step `step` (from 1), and `moments`, which begins as zeros of shape
+/// `[2, number of elements]`: m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g²,
+/// p ← (1 − ηλ)p − η·(m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + ε).
+///
+/// # Errors
+/// When the shapes disagree or `step` is 0.
+/// # Source
+/// Loshchilov & Hutter 2019 \[loshchilov2019\], Algorithm 2.
+pub fn adamw_step(param: &Var, grad: &Tensor, moments: &Var, step: u64, config: AdamW) -> Result<()> {
+    let n = param.elem_count();
+    if grad.shape() != param.shape() || moments.dims() != [2, n] || step == 0 {
+        bail!(
+            "adamw_step: `param` has shape {:?}, `grad` {:?}, `moments` {:?}, step {step}; expected equal shapes, \
+             [2, {n}] and a step from 1",
+            param.dims(),
+            grad.dims(),
+            moments.dims()
+        );
+    }
+    let grad = grad.detach().contiguous()?;
+    let correction = |beta: f64| 1.0 - beta.powf(step as f64);
+    let update =
+        Update { config, correction1: correction(config.beta1), correction2: correction(config.beta2) };
+    if on_cpu(param) && param.is_contiguous() {
+        moments.inplace_op2(&grad, &Moments(config))?;
+        return param.inplace_op2(moments, &update);
+    }
+    let g = grad.flatten_all()?;
+    let m = ((moments.get(0)? * config.beta1)? + (&g * (1.0 - config.beta1))?)?;
+    let v = ((moments.get(1)? * config.beta2)? + (g.sqr()? * (1.0 - config.beta2))?)?;
+    moments.set(&Tensor::stack(&[&m, &v], 0)?.detach())?;
+    let denominator = ((v / update.correction2)?.sqrt()? + config.epsilon)?;
+    let step = ((m / update.correction1)? / denominator)?.reshape(param.shape())?;
+    let kept = (param.as_tensor() * (1.0 - config.learning_rate * config.weight_decay))?;
+    param.set(&(kept - (step * config.learning_rate)?)?.detach())
+}
+
+struct Moments(AdamW);
+
+impl InplaceOp2 for Moments {
+    fn name(&self) -> &'static str {
+        "adamw_moments"
+    }
+
+    fn cpu_fwd(&self, moments: &mut CpuStorage, _: &Layout, grad: &CpuStorage, at: &Layout) -> Result<()> {
+        with_real!(moments.dtype(), self.name(), T => {
+            let grad = crate::cpu::contiguous(self.name(), <T as Real>::slice(grad)?, at)?;
+            let (beta1, beta2) = (<T as Real>::from_f64(self.0.beta1), <T as Real>::from_f64(self.0.beta2));
+            let (m, v) = <T as Real>::slice_mut(moments)?.split_at_mut(grad.len());
+            vectorized(|| {
+                for ((m, v), &g) in m.iter_mut().zip(v).zip(grad) {
+                    *m = *m * beta1 + g * (1.0 - beta1);
+                    *v = *v * beta2 + g * g * (1.0 - beta2);
+                }
+            });
+            Ok(())
+        })
+    }
+}
+
+struct Update {
+    config: AdamW,
+    correction1: f64,
+    correction2: f64,
+}
+
+impl InplaceOp2 for Update {
+    fn name(&self) -> &'static str {
+        "adamw_update"
+    }
+
+    fn cpu_fwd(&self, param: &mut CpuStorage, at: &Layout, moments: &CpuStorage, _: &Layout) -> Result<()> {
+        let config = &self.config;
+        with_real!(param.dtype(), self.name(), T => {
+            let n = at.shape().elem_count();
+            let param = &mut <T as Real>::slice_mut(param)?[at.start_offset()..at.start_offset() + n];
+            let (m, v) = <T as Real>::slice(moments)?.split_at(n);
+            let of = <T as Real>::from_f64;
+            let kept = of(1.0 - config.learning_rate * config.weight_decay);
+            let rate = of(config.learning_rate / self.correction1);
+            let (scale, epsilon) = (of(1.0 / self.correction2), of(config.epsilon));
+            vectorized(|| {
+                for ((p, &m), &v) in param.iter_mut().zip(m).zip(v) {
+                    *p = *p * kept - rate * m / ((v * scale).sqrt() + epsilon);
+                }
+            });
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,103 @@
+//! The distances that the suites compare: one generator each, everything else the same.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+use phi::{
+    DeepDivergence, DeepDivergenceConfig, EmpiricalBregman, EmpiricalBregmanConfig, Generator, Icnn, IcnnConfig,
+    Mahalanobis, MahalanobisConfig, MaxAffine, MaxAffineConfig, Separable, SeparableConfig, SquaredEuclidean,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+
+/// A method of the comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// The squared Euclidean distance; nothing is learned but the encoder.
+    Euclidean,
+    /// A learned quadratic form (Davis et al. 2007), trained with the encoder.
+    DeepMahalanobis,
+    /// A learned maximum of affine functions (Siahkamari et al. 2020), softened so that it has a gradient.
+    MaxAffine,
+    /// A maximum of learned sub-networks (Cilingir et al. 2020).
+    DeepDivergence,
+    /// A separable convex function alone.
+    Separable,
+    /// An input-convex network alone.
+    Icnn,
+    /// The main model (arXiv 2304.07689): separable and input-convex parts together.
+    EmpiricalBregman,
+}
+
+impl Method {
+    /// The name in tables and plots.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Euclidean => "Euclidean",
+            Self::DeepMahalanobis => "Mahalanobis",
+            Self::MaxAffine => "Max-affine",
+            Self::DeepDivergence => "Deep divergence",
+            Self::Separable => "Separable",
+            Self::Icnn => "ICNN",
+            Self::EmpiricalBregman => "Empirical Bregman",
+        }
+    }
+
+    /// The name in files and folders.
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Euclidean => "euclidean",
+            Self::DeepMahalanobis => "mahalanobis",
+            Self::MaxAffine => "max-affine",
+            Self::DeepDivergence => "deep-divergence",
+            Self::Separable => "separable",
+            Self::Icnn => "icnn",
+            Self::EmpiricalBregman => "empirical-bregman",
+        }
+    }
+
+    /// Its generator on ℝᵈ for points whose coordinates lie in `range`, with root mean square `scale`.
+    ///
+    /// # Errors
+    /// [`Error::Generator`](crate::Error::Generator) for a dimension of 0 or an empty range.
+    pub fn generator(
+        self,
+        dim: usize,
+        range: (f64, f64),
+        scale: f64,
+        seed: u64,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Arc<dyn Generator>> {
+        let separable = SeparableConfig { range, ..Default::default() };
+        let icnn = IcnnConfig { input_scale: scale, ..Default::default() };
+        Ok(match self {
+            Self::Euclidean => Arc::new(SquaredEuclidean),
+            Self::DeepMahalanobis => {
+                let config = MahalanobisConfig::default();
+                Arc::new(Mahalanobis::new(dim, &config, seed, dtype, device)?)
+            }
+            Self::MaxAffine => {
+                // τ of the order of the pieces' values, so that several take part at every point.
+                let config = MaxAffineConfig { temperature: Some(0.5), ..Default::default() };
+                Arc::new(MaxAffine::new(dim, &config, seed, dtype, device)?)
+            }
+            Self::DeepDivergence => {
+                let config = DeepDivergenceConfig { input_scale: scale, ..Default::default() };
+                Arc::new(DeepDivergence::new(dim, &config, seed, dtype, device)?)
+            }
+            Self::Separable => Arc::new(Separable::new(dim, &separable, seed, dtype, device)?),
+            Self::Icnn => Arc::new(Icnn::new(dim, &icnn, seed, dtype, device)?),
+            Self::EmpiricalBregman => {
+                let config = EmpiricalBregmanConfig {
+                    separable: Some(SeparableConfig { curvature: 0.0, ..separable }),
+                    icnn: Some(IcnnConfig { curvature: 0.0, ..icnn }),
+                    ..Default::default()
+                };
+                Arc::new(EmpiricalBregman::new(dim, &config, seed, dtype, device)?)
+            }
+        })
+    }
+}

@@ -1,0 +1,7 @@
+//! Learning problems: what is drawn in each step, and what is minimized.
+
+mod directed;
+mod metric;
+
+pub use directed::{DirectedConfig, DirectedTask, Histograms, Pairs};
+pub use metric::{MetricConfig, MetricTask, Scores, evaluate, evaluate_euclidean};

@@ -1,0 +1,241 @@
+//! Directed retrieval: the query is a sample of the item.
+//!
+//! An item is a digit's ink as a histogram over 7×7 cells; a query is the histogram of a few ink points drawn from
+//! it. Which item was it drawn from? There is no encoder: what is learned is the divergence, and the two argument
+//! orders are two different questions.
+
+use std::sync::Arc;
+
+use bregman::Side;
+use candle_core::{DType, Device, Tensor};
+use dml_data::ImageSet;
+use dml_loss::{Batch, BregmanDistance, InfoNce, Objective, Temperature};
+use dml_retrieval::{Divergence, match_items};
+use phi::Generator;
+use rand::{Rng, SeedableRng, seq::index};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::train::Task;
+use crate::{Error, Method, Parameter, Result};
+
+/// Cells along each side of the pooled image.
+const CELLS: usize = 7;
+
+/// Histograms over cells, each row of mean 1: n rows of d cells.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Histograms {
+    values: Vec<f32>,
+    cells: usize,
+}
+
+impl Histograms {
+    /// The ink of grey images pooled over 7×7 cells and scaled to mean 1.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the images are not grey with sides divisible by 7, or one has no ink.
+    pub fn of_ink(images: &ImageSet, indices: &[usize]) -> Result<Self> {
+        let [c, h, w] = images.shape();
+        let wrong = |field, got: String, expected| Error::Config { what: "Histograms", field, got, expected };
+        if c != 1 || h % CELLS != 0 || w % CELLS != 0 {
+            let got = format!("of shape {:?}", images.shape());
+            return Err(wrong("images", got, "grey images with sides divisible by 7"));
+        }
+        let (rows, cols) = (h / CELLS, w / CELLS);
+        let cells = CELLS * CELLS;
+        let mut values = Vec::with_capacity(indices.len() * cells);
+        for &index in indices {
+            let image = images
+                .image(index)
+                .ok_or_else(|| wrong("indices", index.to_string(), "indices below the number of images"))?;
+            let mut sums = vec![0u32; cells];
+            for (at, &ink) in image.iter().enumerate() {
+                sums[at / w / rows * CELLS + at % w / cols] += u32::from(ink);
+            }
+            let total: u32 = sums.iter().sum();
+            if total == 0 {
+                return Err(wrong("images", format!("blank at index {index}"), "images with some ink"));
+            }
+            values.extend(sums.iter().map(|&s| s as f32 * cells as f32 / total as f32));
+        }
+        Ok(Self { values, cells })
+    }
+
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.values.len() / self.cells
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    fn row(&self, i: usize) -> &[f32] {
+        &self.values[i * self.cells..(i + 1) * self.cells]
+    }
+
+    /// The rows at `indices` as a tensor `[n, cells]`.
+    fn tensor(&self, indices: impl Iterator<Item = usize>, device: &Device) -> Result<Tensor> {
+        let values: Vec<f32> = indices.flat_map(|i| self.row(i).iter().copied()).collect();
+        Ok(Tensor::from_vec(values.clone(), (values.len() / self.cells, self.cells), device)?)
+    }
+
+    /// For each row at `indices` the histogram, of mean 1, of `points` cells drawn from it: `[n, cells]`.
+    fn drawn(
+        &self,
+        indices: impl Iterator<Item = usize>,
+        points: usize,
+        rng: &mut ChaCha8Rng,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let mut out: Vec<f32> = Vec::new();
+        let weight = self.cells as f32 / points as f32;
+        for i in indices {
+            let mut sum = 0.0;
+            let cumulative: Vec<f32> = self
+                .row(i)
+                .iter()
+                .map(|v| {
+                    sum += v;
+                    sum
+                })
+                .collect();
+            let start = out.len();
+            out.resize(start + self.cells, 0.0);
+            for _ in 0..points {
+                let at = rng.random::<f32>() * sum;
+                // The first cell whose cumulative weight passes the draw; cells without ink never do.
+                let cell = cumulative.partition_point(|&c| c <= at).min(self.cells - 1);
+                out[start + cell] += weight;
+            }
+        }
+        Ok(Tensor::from_vec(out.clone(), (out.len() / self.cells, self.cells), device)?)
+    }
+}
+
+/// Items, and the queries drawn from them.
+#[derive(Debug, Clone)]
+pub struct Pairs {
+    /// Row i is drawn from item i, `[n, d]`.
+    pub queries: Tensor,
+    /// `[n, d]`.
+    pub items: Tensor,
+}
+
+impl Pairs {
+    /// All rows as items, each with a query of `points` points drawn with `seed`.
+    ///
+    /// # Errors
+    /// When the tensors cannot be made.
+    pub fn draw(items: &Histograms, points: usize, seed: u64, device: &Device) -> Result<Self> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let queries = items.drawn(0..items.len(), points, &mut rng, device)?;
+        Ok(Self { queries, items: items.tensor(0..items.len(), device)? })
+    }
+
+    /// The mean reciprocal rank of the right item under D_φ with the query on `side`.
+    ///
+    /// # Errors
+    /// What the retrieval returns, e.g. for points outside the domain.
+    pub fn mean_reciprocal_rank(&self, phi: &dyn Generator, side: Side) -> Result<f64> {
+        let scorer = Divergence::new(phi, side, &self.queries, &self.items)?;
+        Ok(match_items(&scorer)?.mean_reciprocal_rank())
+    }
+
+    /// Both mapped, row by row.
+    ///
+    /// # Errors
+    /// What `f` returns.
+    pub fn map(&self, f: impl Fn(&Tensor) -> candle_core::Result<Tensor>) -> Result<Self> {
+        Ok(Self { queries: f(&self.queries)?, items: f(&self.items)? })
+    }
+}
+
+/// A directed retrieval problem.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DirectedConfig {
+    /// The divergence.
+    pub method: Method,
+    /// Whether the query is the first argument, D(query ‖ item), or the second.
+    pub query_first: bool,
+    /// Ink points in a query.
+    pub points: usize,
+    /// Pairs in a batch.
+    pub batch: usize,
+    /// Seed of weights, batches and draws.
+    pub seed: u64,
+}
+
+impl DirectedConfig {
+    /// The side that the query takes.
+    pub fn side(&self) -> Side {
+        if self.query_first { Side::First } else { Side::Second }
+    }
+}
+
+/// A generator trained to find the item that a query was drawn from, among the items of the batch (InfoNCE with a
+/// learned logit scale).
+#[derive(Debug)]
+pub struct DirectedTask {
+    items: Arc<Histograms>,
+    config: DirectedConfig,
+    generator: Arc<dyn Generator>,
+    objective: Objective,
+    device: Device,
+}
+
+impl DirectedTask {
+    /// A task over training items.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a batch larger than the number of items.
+    pub fn new(items: Arc<Histograms>, config: DirectedConfig, device: &Device) -> Result<Self> {
+        if config.batch == 0 || config.batch > items.len() || config.points == 0 {
+            let got = format!("{} pairs of {} points", config.batch, config.points);
+            let expected = "at least one, and no more pairs than items";
+            return Err(Error::Config { what: "DirectedTask", field: "batch", got, expected });
+        }
+        let dtype = DType::F32;
+        let squares: f32 = items.values.iter().map(|v| v * v).sum();
+        let scale = f64::from(squares / items.values.len() as f32).sqrt();
+        // Knees over the bulk of the values: queries and items beyond it see straight lines there.
+        let range = (0.0, 4.0 * scale);
+        let generator = config.method.generator(items.cells, range, scale, config.seed, dtype, device)?;
+        let distance = Arc::new(BregmanDistance::new(generator.clone(), config.side()));
+        let temperature = Temperature::learned(0.1, dtype, device)?;
+        let objective = Objective::new(Arc::new(InfoNce::new(distance, temperature)));
+        Ok(Self { items, config, generator, objective, device: device.clone() })
+    }
+
+    /// The generator.
+    pub fn generator(&self) -> &Arc<dyn Generator> {
+        &self.generator
+    }
+
+    fn batch(&self, step: usize) -> Result<Batch> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed);
+        rng.set_stream(step as u64 + 1);
+        let rows = index::sample(&mut rng, self.items.len(), self.config.batch).into_vec();
+        let queries = self.items.drawn(rows.iter().copied(), self.config.points, &mut rng, &self.device)?;
+        let items = self.items.tensor(rows.iter().copied(), &self.device)?;
+        let labels: Vec<i64> = rows.iter().map(|&i| i as i64).collect();
+        Ok(Batch::new(&queries, &labels)?.with_reference(&items, &labels)?)
+    }
+}
+
+impl Task for DirectedTask {
+    fn loss(&self, step: usize) -> Result<Tensor> {
+        Ok(self.objective.forward(&self.batch(step)?)?)
+    }
+
+    fn parameters(&self) -> Vec<Parameter> {
+        let parameters = self.objective.parameters().into_iter();
+        parameters.map(|p| Parameter::new(p.name, &p.var, p.role.into())).collect()
+    }
+
+    fn calibrate(&self) -> Result<()> {
+        Ok(self.objective.calibrate(&self.batch(0)?)?)
+    }
+}
