@@ -5,20 +5,22 @@ use bregman::{
     cluster::{assign, hard::KMeans, seeding::plus_plus, soft::Mixture},
 };
 use candle_core::{DType, Device, Tensor};
-use phi::Domain;
+use phi::{
+    Domain,
+    testing::{Named, every_generator, points as rows},
+};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-#[path = "support/generators.rs"]
-mod generators;
-use generators::*;
+#[path = "support/oracle.rs"]
+mod oracle;
+use oracle::*;
 
 /// Of the objective: two evaluations of the same sum around different centroids.
 const ROUND_OFF: f64 = 1e-10;
 
 #[test]
 fn hard_clustering_never_raises_its_objective() -> TestResult {
-    for name in NAMES {
-        let phi = generator(name, 4, DType::F64, 31)?;
+    for Named { name, phi, .. } in every_generator(4, 31)? {
         let x = rows(&*phi, 32, 60, 4)?;
         let kmeans = KMeans { restarts: 2, ..KMeans::new(5) };
         let found = kmeans.fit(&*phi, &x, &mut ChaCha8Rng::seed_from_u64(33))?;
@@ -43,8 +45,7 @@ fn hard_clustering_never_raises_its_objective() -> TestResult {
 
 #[test]
 fn soft_clustering_never_lowers_its_likelihood() -> TestResult {
-    for name in NAMES {
-        let phi = generator(name, 4, DType::F64, 31)?;
+    for Named { name, phi, .. } in every_generator(4, 31)? {
         let x = rows(&*phi, 32, 60, 4)?;
         let mixture = Mixture { restarts: 1, max_iterations: 60, ..Mixture::new(4) };
         let fit = mixture.fit(&*phi, &x, &mut ChaCha8Rng::seed_from_u64(33))?;
@@ -61,9 +62,8 @@ fn soft_clustering_never_lowers_its_likelihood() -> TestResult {
 
 #[test]
 fn groups_far_apart_are_found() -> TestResult {
-    for name in NAMES.into_iter().filter(|name| invertible(name)) {
-        let phi = generator(name, 3, DType::F64, 41)?;
-        if phi.domain() == Domain::Simplex {
+    for Named { name, phi, .. } in every_generator(3, 41)? {
+        if !invertible(name) || phi.domain() == Domain::Simplex {
             continue;
         }
         let offsets = Tensor::new(&[[1.0, 1.0, 1.0], [15.0, 1.0, 1.0], [1.0, 15.0, 15.0]], &Device::Cpu)?;

@@ -3,11 +3,14 @@
 
 use bregman::{all_pairs, jeffreys_all_pairs, jensen_bregman_all_pairs, paired, sets};
 use candle_core::{DType, Device, Tensor, Var};
-use phi::Generator;
+use phi::{
+    Generator,
+    testing::{Named, every_generator, points as rows},
+};
 
-#[path = "support/generators.rs"]
-mod generators;
-use generators::*;
+#[path = "support/oracle.rs"]
+mod oracle;
+use oracle::*;
 
 /// Of the largest entry of each gradient.
 const TOLERANCE: f64 = 1e-5;
@@ -64,8 +67,7 @@ fn candle(e: bregman::Error) -> candle_core::Error {
 #[test]
 fn triplet_loss_within_a_batch() -> TestResult {
     assert!(std::env::var_os("CANDLE_GRAD_DO_NOT_DETACH").is_none());
-    for name in NAMES {
-        let phi = generator(name, 3, DType::F64, 11)?;
+    for Named { name, phi, .. } in every_generator(3, 11)? {
         let e = Var::from_tensor(&rows(&*phi, 5, 6, 3)?)?;
         // (a, p, n) as flat indices into D.
         let triplets = [(0u32, 1u32, 2u32), (1, 0, 3), (2, 3, 4), (4, 5, 0), (5, 4, 1), (3, 3, 2)];
@@ -87,8 +89,7 @@ fn triplet_loss_within_a_batch() -> TestResult {
 
 #[test]
 fn between_two_sets() -> TestResult {
-    for name in NAMES {
-        let phi = generator(name, 3, DType::F64, 12)?;
+    for Named { name, phi, .. } in every_generator(3, 12)? {
         let x = Var::from_tensor(&rows(&*phi, 6, 3, 3)?)?;
         let y = Var::from_tensor(&rows(&*phi, 7, 3, 3)?)?;
         let weights = Tensor::new(&[[0.3, -1.0, 0.7], [1.1, 0.2, -0.4], [-0.9, 0.8, 0.5]], &Device::Cpu)?;
@@ -132,8 +133,7 @@ fn functional_divergence_of_sets() -> TestResult {
 
 #[test]
 fn the_diagonal_and_clamped_entries_have_no_gradient() -> TestResult {
-    for name in NAMES {
-        let phi = generator(name, 3, DType::F64, 13)?;
+    for Named { name, phi, .. } in every_generator(3, 13)? {
         let e = Var::from_tensor(&rows(&*phi, 5, 4, 3)?)?;
         let d = all_pairs(&*phi, &e, &e)?;
         let trace = (d * Tensor::eye(4, DType::F64, &Device::Cpu)?)?.sum_all()?;

@@ -3,13 +3,22 @@
 
 use bregman::{Lift, Side, all_pairs, mean_pivot};
 use candle_core::{DType, Tensor};
-use phi::Domain;
+use phi::{
+    Domain,
+    testing::{every_generator, points as rows},
+};
 
-#[path = "support/generators.rs"]
-mod generators;
-use generators::*;
+#[path = "support/oracle.rs"]
+mod oracle;
+use oracle::*;
 
 const BOUND: f64 = 1e-4;
+
+/// ½‖x‖_p² grows towards the diagonal as ‖x‖² and curves across it as little as ever, so 100 deviations out its
+/// gradients cancel more than those of the others.
+fn bound(name: &str) -> f64 {
+    if name == "p_norm" { 2.0 * BOUND } else { BOUND }
+}
 
 fn median_off_diagonal(d: &[Vec<f64>]) -> f64 {
     let off = |(i, row): (usize, &Vec<f64>)| {
@@ -29,9 +38,9 @@ fn worst(fast: &Tensor, exact: &[Vec<f64>]) -> candle_core::Result<f64> {
 #[test]
 fn f32_keeps_four_digits_of_the_median() -> TestResult {
     let (n, d) = (64, 16);
-    for name in NAMES {
-        let narrow = generator(name, d, DType::F32, 21)?;
-        let wide = widened(name, d, 21, &*narrow)?;
+    for named in every_generator(d, 21)? {
+        let name = named.name;
+        let (narrow, wide) = narrow_and_wide(named, d)?;
         let shifts: &[f64] = match narrow.domain() {
             Domain::Reals => &[0.0, 100.0, -100.0],
             Domain::Simplex => &[0.0],
@@ -47,10 +56,7 @@ fn f32_keeps_four_digits_of_the_median() -> TestResult {
             let fast = all_pairs(&*narrow, &x, &x)?;
             let error = worst(&fast, &exact)? / median;
             println!("{name} shifted by {shift}: {error:.1e} of the median {median:.2e}");
-            if error > BOUND {
-                println!("BAD");
-            }
-            assert!(error <= 1.0, "{name} shifted by {shift}: {error:e} of the median {median:e}");
+            assert!(error <= bound(name), "{name} shifted by {shift}: {error:e} of the median {median:e}");
             for (i, row) in fast.to_vec2::<f32>()?.iter().enumerate() {
                 assert_eq!(row[i], 0.0, "{name}: diagonal");
                 assert!(row.iter().all(|v| *v >= 0.0), "{name}: negative");
@@ -59,10 +65,7 @@ fn f32_keeps_four_digits_of_the_median() -> TestResult {
                 let d = Lift::new(&*narrow, &mean_pivot(&*narrow, &x)?, side)?.divergences(&x, &x)?;
                 let d = if side == Side::First { d } else { d.t()? };
                 let error = worst(&d, &exact)? / median;
-                if error > BOUND {
-                    println!("BAD {error:e}");
-                }
-                assert!(error <= 1.0, "{name} lifted, {side:?}, shifted by {shift}: {error:e}");
+                assert!(error <= bound(name), "{name} lifted, {side:?}, shifted by {shift}: {error:e}");
             }
         }
     }
