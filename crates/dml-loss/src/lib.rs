@@ -49,8 +49,11 @@ pub use distance::{
 };
 pub use error::{Error, Result};
 pub use loss::{
-    Contrastive, ContrastiveConfig, Direction, Index, InfoNce, InfoNceConfig, Loss, NPairs, NPairsConfig,
-    NtXent, NtXentConfig, Part, SupCon, SupConConfig, TripletMargin, TripletMarginConfig,
+    Circle, CircleConfig, Contrastive, ContrastiveConfig, Direction, GeneralizedLiftedStructure, Index,
+    InfoNce, InfoNceConfig, IntraPairVariance, IntraPairVarianceConfig, LiftedStructure,
+    LiftedStructureConfig, Loss, Margin, MarginConfig, MultiSimilarity, MultiSimilarityConfig, NPairs,
+    NPairsConfig, Nca, NcaConfig, NtXent, NtXentConfig, Part, ProxyNca, ProxyNcaConfig, SupCon, SupConConfig,
+    TripletMargin, TripletMarginConfig,
 };
 pub use miner::{
     BatchEasyHard, BatchEasyHardConfig, BatchHard, BatchHardConfig, Miner, MinerSpec, PairMargin,

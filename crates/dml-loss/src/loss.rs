@@ -6,16 +6,29 @@ use candle_core::Tensor;
 
 use crate::{Batch, Distance, Mean, PairList, Parameter, Reducer, Result, Triplets, Tuples};
 
+mod circle;
+mod class_table;
 mod contrastive;
 mod info_nce;
+mod intra_pair_variance;
+mod lifted_structure;
+mod margin;
+mod multi_similarity;
 mod n_pairs;
+mod nca;
 mod nt_xent;
 mod sup_con;
 mod triplet_margin;
 
+pub use circle::{Circle, CircleConfig};
 pub use contrastive::{Contrastive, ContrastiveConfig};
 pub use info_nce::{Direction, InfoNce, InfoNceConfig};
+pub use intra_pair_variance::{IntraPairVariance, IntraPairVarianceConfig};
+pub use lifted_structure::{GeneralizedLiftedStructure, LiftedStructure, LiftedStructureConfig};
+pub use margin::{Margin, MarginConfig};
+pub use multi_similarity::{MultiSimilarity, MultiSimilarityConfig};
 pub use n_pairs::{NPairs, NPairsConfig};
+pub use nca::{Nca, NcaConfig, ProxyNca, ProxyNcaConfig};
 pub use nt_xent::{NtXent, NtXentConfig};
 pub use sup_con::{SupCon, SupConConfig};
 pub use triplet_margin::{TripletMargin, TripletMarginConfig};
@@ -29,13 +42,15 @@ pub enum Index {
     Pairs(PairList),
     /// A triplet each.
     Triplets(Triplets),
+    /// A class each, as losses of proxies have.
+    Classes(Vec<u32>),
 }
 
 impl Index {
-    /// The row of the batch that each loss belongs to.
+    /// The row of the batch that each loss belongs to; for classes, the class.
     pub fn anchors(&self) -> &[u32] {
         match self {
-            Self::Rows(rows) => rows,
+            Self::Rows(rows) | Self::Classes(rows) => rows,
             Self::Pairs(pairs) => &pairs.anchor,
             Self::Triplets(triplets) => &triplets.anchor,
         }

@@ -95,7 +95,10 @@ impl Reducer for ClassWeighted {
     fn reduce(&self, part: &Part, labels: &[i64]) -> Result<Tensor> {
         let weight = |&anchor: &u32| {
             let (row, classes) = (anchor as usize, self.weights.len());
-            let label = labels.get(row).copied().unwrap_or(-1);
+            let label = match part.index {
+                Index::Classes(_) => i64::from(anchor),
+                _ => labels.get(row).copied().unwrap_or(-1),
+            };
             let weight = usize::try_from(label).ok().and_then(|class| self.weights.get(class));
             weight.copied().ok_or(Error::Class { op: "ClassWeighted", row, label, classes })
         };
@@ -106,7 +109,7 @@ impl Reducer for ClassWeighted {
 }
 
 /// First the mean over each anchor's pairs or triplets, 0 for an anchor without any, then another reducer over the
-/// anchors, one loss for each row of the batch. Losses of single rows go to that reducer as they are.
+/// anchors, one loss for each row of the batch. Losses of single rows or classes go to that reducer as they are.
 #[derive(Debug, Clone)]
 pub struct PerAnchor {
     /// The reducer over anchors.
@@ -115,7 +118,7 @@ pub struct PerAnchor {
 
 impl Reducer for PerAnchor {
     fn reduce(&self, part: &Part, labels: &[i64]) -> Result<Tensor> {
-        if matches!(part.index, Index::Rows(_)) {
+        if matches!(part.index, Index::Rows(_) | Index::Classes(_)) {
             return self.reducer.reduce(part, labels);
         }
         let n = labels.len();

@@ -6,11 +6,7 @@ use candle_core::{DType, Device};
 use phi::Generator;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Contrastive, ContrastiveConfig, Distance, DistanceSpec, InfoNce, InfoNceConfig, Loss, MinerSpec, NPairs,
-    NPairsConfig, NtXent, NtXentConfig, Objective, ReducerSpec, Result, SupCon, SupConConfig, TripletMargin,
-    TripletMarginConfig,
-};
+use crate::*;
 
 /// A loss by name. The class names of pytorch-metric-learning are accepted as well.
 ///
@@ -45,16 +41,48 @@ pub enum LossSpec {
     /// [`Contrastive`] over the signal-to-noise distance.
     #[serde(alias = "SignalToNoiseRatioContrastiveLoss")]
     SignalToNoiseContrastive(ContrastiveConfig),
+    /// [`MultiSimilarity`].
+    #[serde(alias = "MultiSimilarityLoss")]
+    MultiSimilarity(MultiSimilarityConfig),
+    /// [`Circle`].
+    #[serde(alias = "CircleLoss")]
+    Circle(CircleConfig),
+    /// [`LiftedStructure`].
+    #[serde(alias = "LiftedStructureLoss")]
+    LiftedStructure(LiftedStructureConfig),
+    /// [`GeneralizedLiftedStructure`].
+    #[serde(alias = "GeneralizedLiftedStructureLoss")]
+    GeneralizedLiftedStructure(LiftedStructureConfig),
+    /// [`IntraPairVariance`].
+    #[serde(alias = "IntraPairVarianceLoss")]
+    IntraPairVariance(IntraPairVarianceConfig),
+    /// [`Margin`].
+    #[serde(alias = "MarginLoss")]
+    Margin(MarginConfig),
+    /// [`Nca`].
+    #[serde(alias = "NCALoss")]
+    Nca(NcaConfig),
+    /// [`ProxyNca`].
+    #[serde(alias = "ProxyNCALoss")]
+    ProxyNca(ProxyNcaConfig),
 }
 
 impl LossSpec {
     /// The distance it is usually used with.
     pub fn default_distance(&self) -> DistanceSpec {
         match self {
-            Self::Contrastive(_) | Self::TripletMargin(_) => DistanceSpec::euclidean(),
-            Self::InfoNce(_) => DistanceSpec::squared_euclidean(),
+            Self::Contrastive(_)
+            | Self::TripletMargin(_)
+            | Self::LiftedStructure(_)
+            | Self::GeneralizedLiftedStructure(_)
+            | Self::Margin(_) => DistanceSpec::euclidean(),
+            Self::InfoNce(_) | Self::Nca(_) | Self::ProxyNca(_) => DistanceSpec::squared_euclidean(),
             Self::NPairs(_) => DistanceSpec::DotProduct(Default::default()),
-            Self::SupCon(_) | Self::NtXent(_) => DistanceSpec::cosine(),
+            Self::SupCon(_)
+            | Self::NtXent(_)
+            | Self::MultiSimilarity(_)
+            | Self::Circle(_)
+            | Self::IntraPairVariance(_) => DistanceSpec::cosine(),
             Self::SignalToNoiseContrastive(_) => DistanceSpec::SignalToNoise(Default::default()),
         }
     }
@@ -79,6 +107,16 @@ impl LossSpec {
             Self::NtXent(config) => {
                 Arc::new(NtXent { distance, temperature: config.temperature.build(dtype, device)? })
             }
+            Self::MultiSimilarity(config) => Arc::new(MultiSimilarity { distance, config }),
+            Self::Circle(config) => Arc::new(Circle { distance, config }),
+            Self::LiftedStructure(config) => Arc::new(LiftedStructure { distance, config }),
+            Self::GeneralizedLiftedStructure(config) => {
+                Arc::new(GeneralizedLiftedStructure { distance, config })
+            }
+            Self::IntraPairVariance(config) => Arc::new(IntraPairVariance { distance, config }),
+            Self::Margin(config) => Arc::new(Margin::new(distance, config, dtype, device)?),
+            Self::Nca(config) => Arc::new(Nca { distance, config }),
+            Self::ProxyNca(config) => Arc::new(ProxyNca::new(distance, config, dtype, device)?),
         })
     }
 }

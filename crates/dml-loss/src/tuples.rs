@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use crate::{Batch, Error, Result, tensor::upload};
+use crate::{Batch, Error, Result};
 
 /// Pairs (anchor, other): anchors index the batch, others the reference set (the batch itself where there is none).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -298,12 +298,6 @@ impl PairCounts {
     pub fn keep(&self, table: &[f64], like: &Tensor) -> Result<Tensor> {
         let bits: Vec<u8> = table.iter().map(|&c| u8::from(c > 0.0)).collect();
         Ok(Tensor::from_vec(bits, (self.n, self.m), like.device())?)
-    }
-
-    /// A table as 0 and 1 in the dtype of `like`: `[n, m]`.
-    pub fn weight(&self, table: &[f64], like: &Tensor) -> Result<Tensor> {
-        let ones = table.iter().map(|&c| f64::from(u8::from(c > 0.0))).collect();
-        upload(ones, (self.n, self.m), like)
     }
 }
 

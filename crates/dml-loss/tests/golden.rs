@@ -30,7 +30,6 @@ fn spec<T: DeserializeOwned>(class: &Value, params: &Map<String, Value>) -> Resu
         "is_inverted",
         "aggregation",
         "sub_losses",
-        "embedding_size",
         "descriptors_dim",
         "triplets_per_anchor",
     ];

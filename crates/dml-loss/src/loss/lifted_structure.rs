@@ -1,0 +1,110 @@
+//! Lifted structure loss (Song et al. 2016) and its generalization (Hermans et al. 2017).
+
+use std::sync::Arc;
+
+use dml_kernels::softplus;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Batch, Distance, Index, Loss, PairCounts, Pairs, Part, Result, Tuples,
+    tensor::{entries, fill_unless, hinge, masked_log_sum_exp, rows, upload},
+};
+
+/// Below every logit in f32 and f64, so that an anchor without negatives adds nothing.
+const NOTHING: f64 = -1e30;
+
+/// Margins of [`LiftedStructure`] and [`GeneralizedLiftedStructure`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LiftedStructureConfig {
+    /// Negatives closer than this weigh most; 1 for distances of normalized rows.
+    pub neg_margin: f64,
+    /// Taken off the positive distance; 0.
+    pub pos_margin: f64,
+}
+
+impl Default for LiftedStructureConfig {
+    fn default() -> Self {
+        Self { neg_margin: 1.0, pos_margin: 0.0 }
+    }
+}
+
+/// ½[D_ap − m₊ + log(Σ_n exp(m₋ − D_an) + Σ_n exp(m₋ − D_pn))]₊² for each ordered positive pair.
+///
+/// With a separate reference set the positives have no negatives of their own and the second sum is left out.
+/// Part `loss`, a loss a positive pair; any distance (similarities with their signs turned).
+///
+/// # Source
+/// Song et al. 2016 \[song2016\], equation 4.
+#[derive(Debug, Clone)]
+pub struct LiftedStructure {
+    /// The distance.
+    pub distance: Arc<dyn Distance>,
+    /// The margins.
+    pub config: LiftedStructureConfig,
+}
+
+impl Loss for LiftedStructure {
+    fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        let counts = PairCounts::new(batch, tuples);
+        if counts.one_sided() {
+            return Ok(Vec::new());
+        }
+        let close = self.distance.closeness(&batch.all_pairs(&*self.distance)?)?; // [n, m]
+        let log_counts = counts.negative.iter().map(|&c| c.max(1.0).ln() + self.config.neg_margin).collect();
+        let logits = (&close + upload(log_counts, (counts.n, counts.m), &close)?)?;
+        let keep = counts.keep(&counts.negative, &close)?;
+        let norm = masked_log_sum_exp(&logits, &keep, false)?.squeeze(1)?; // [n]
+        let some = keep.max(1)?; // [n]
+        let norm = fill_unless(&norm, &some, NOTHING)?;
+        let positive = tuples.map_or_else(|| Pairs::all(batch), Tuples::to_pairs).positive;
+        let mut negatives = rows(&norm, &positive.anchor)?; // [k]
+        if !batch.has_reference() {
+            let of_positive = rows(&norm, &positive.other)?;
+            let (high, low) = (negatives.maximum(&of_positive)?, negatives.minimum(&of_positive)?);
+            negatives = (softplus(&(low - &high)?)? + high)?;
+        }
+        let some = negatives.detach().gt(NOTHING / 2.0)?;
+        let negatives = fill_unless(&negatives, &some, 0.0)?;
+        let own = entries(&close, &positive.anchor, &positive.other)?; // [k]
+        let losses = (hinge(&((negatives - own)? - self.config.pos_margin)?)?.sqr()? * 0.5)?;
+        Ok(vec![Part::new("loss", losses, Index::Pairs(positive))])
+    }
+
+    fn distance(&self) -> Option<&Arc<dyn Distance>> {
+        Some(&self.distance)
+    }
+}
+
+/// [log Σ_p exp(D_ap − m₊) + log Σ_n exp(m₋ − D_an)]₊ for each row; an empty sum's logarithm counts as 0.
+///
+/// Part `loss`, a loss a row; any distance (similarities with their signs turned).
+///
+/// # Source
+/// Hermans et al. 2017 \[hermans2017\], equation 7.
+#[derive(Debug, Clone)]
+pub struct GeneralizedLiftedStructure {
+    /// The distance.
+    pub distance: Arc<dyn Distance>,
+    /// The margins.
+    pub config: LiftedStructureConfig,
+}
+
+impl Loss for GeneralizedLiftedStructure {
+    fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        if batch.nothing() {
+            return Ok(Vec::new());
+        }
+        let counts = PairCounts::new(batch, tuples);
+        let close = self.distance.closeness(&batch.all_pairs(&*self.distance)?)?; // [n, m]
+        let LiftedStructureConfig { neg_margin, pos_margin } = self.config;
+        let (far, near) = (close.affine(-1.0, -pos_margin)?, (&close + neg_margin)?);
+        let positive = masked_log_sum_exp(&far, &counts.keep(&counts.positive, &close)?, false)?;
+        let negative = masked_log_sum_exp(&near, &counts.keep(&counts.negative, &close)?, false)?;
+        Ok(vec![Part::of_rows(hinge(&(positive + negative)?)?.squeeze(1)?)?])
+    }
+
+    fn distance(&self) -> Option<&Arc<dyn Distance>> {
+        Some(&self.distance)
+    }
+}
