@@ -53,3 +53,7 @@ pub use paired::paired;
 pub use pivot::mean_pivot;
 pub use side::Side;
 pub use symmetric::{jeffreys, jeffreys_all_pairs, jensen_bregman, jensen_bregman_all_pairs};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -47,7 +47,7 @@ fn dot(a: &Tensor, b: &Tensor) -> candle_core::Result<Tensor> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 6, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn all_pairs_is_the_formula(seed: u64, n in 1..9usize, m in 1..9usize, d in 2..9usize) {
