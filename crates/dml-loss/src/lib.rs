@@ -49,15 +49,18 @@ pub use distance::{
 };
 pub use error::{Error, Result};
 pub use loss::{
-    Circle, CircleConfig, Contrastive, ContrastiveConfig, Direction, GeneralizedLiftedStructure, Index,
-    InfoNce, InfoNceConfig, IntraPairVariance, IntraPairVarianceConfig, LiftedStructure,
-    LiftedStructureConfig, Loss, Margin, MarginConfig, MultiSimilarity, MultiSimilarityConfig, NPairs,
-    NPairsConfig, Nca, NcaConfig, NtXent, NtXentConfig, Part, ProxyNca, ProxyNcaConfig, SupCon, SupConConfig,
-    TripletMargin, TripletMarginConfig,
+    Angular, AngularConfig, ArcFaceConfig, Circle, CircleConfig, Contrastive, ContrastiveConfig,
+    CosFaceConfig, Direction, GeneralizedLiftedStructure, Index, InfoNce, InfoNceConfig, IntraPairVariance,
+    IntraPairVarianceConfig, LiftedStructure, LiftedStructureConfig, Loss, Margin, MarginConfig,
+    MarginSoftmax, MultiSimilarity, MultiSimilarityConfig, NPairs, NPairsConfig, Nca, NcaConfig,
+    NormalizedSoftmaxConfig, NtXent, NtXentConfig, Part, ProxyAnchor, ProxyAnchorConfig, ProxyNca,
+    ProxyNcaConfig, SoftTriple, SoftTripleConfig, SupCon, SupConConfig, TripletMargin, TripletMarginConfig,
+    TupletMargin, TupletMarginConfig,
 };
 pub use miner::{
-    BatchEasyHard, BatchEasyHardConfig, BatchHard, BatchHardConfig, Miner, MinerSpec, PairMargin,
-    PairMarginConfig, Strategy, TripletKind, TripletMarginMiner, TripletMarginMinerConfig,
+    BatchEasyHard, BatchEasyHardConfig, BatchHard, BatchHardConfig, Miner, MinerSpec, MultiSimilarityMiner,
+    MultiSimilarityMinerConfig, PairMargin, PairMarginConfig, Strategy, TripletKind, TripletMarginMiner,
+    TripletMarginMinerConfig,
 };
 pub use objective::Objective;
 pub use parameter::{Parameter, Role};

@@ -6,6 +6,8 @@ use candle_core::Tensor;
 
 use crate::{Batch, Distance, Mean, PairList, Parameter, Reducer, Result, Triplets, Tuples};
 
+mod angle;
+mod angular;
 mod circle;
 mod class_table;
 mod contrastive;
@@ -13,25 +15,34 @@ mod info_nce;
 mod intra_pair_variance;
 mod lifted_structure;
 mod margin;
+mod margin_softmax;
 mod multi_similarity;
 mod n_pairs;
 mod nca;
 mod nt_xent;
+mod proxy_anchor;
+mod soft_triple;
 mod sup_con;
 mod triplet_margin;
+mod tuplet_margin;
 
+pub use angular::{Angular, AngularConfig};
 pub use circle::{Circle, CircleConfig};
 pub use contrastive::{Contrastive, ContrastiveConfig};
 pub use info_nce::{Direction, InfoNce, InfoNceConfig};
 pub use intra_pair_variance::{IntraPairVariance, IntraPairVarianceConfig};
 pub use lifted_structure::{GeneralizedLiftedStructure, LiftedStructure, LiftedStructureConfig};
 pub use margin::{Margin, MarginConfig};
+pub use margin_softmax::{ArcFaceConfig, CosFaceConfig, MarginSoftmax, NormalizedSoftmaxConfig};
 pub use multi_similarity::{MultiSimilarity, MultiSimilarityConfig};
 pub use n_pairs::{NPairs, NPairsConfig};
 pub use nca::{Nca, NcaConfig, ProxyNca, ProxyNcaConfig};
 pub use nt_xent::{NtXent, NtXentConfig};
+pub use proxy_anchor::{ProxyAnchor, ProxyAnchorConfig};
+pub use soft_triple::{SoftTriple, SoftTripleConfig};
 pub use sup_con::{SupCon, SupConConfig};
 pub use triplet_margin::{TripletMargin, TripletMarginConfig};
+pub use tuplet_margin::{TupletMargin, TupletMarginConfig};
 
 /// What each unreduced loss belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -65,6 +65,27 @@ pub enum LossSpec {
     /// [`ProxyNca`].
     #[serde(alias = "ProxyNCALoss")]
     ProxyNca(ProxyNcaConfig),
+    /// [`ProxyAnchor`].
+    #[serde(alias = "ProxyAnchorLoss")]
+    ProxyAnchor(ProxyAnchorConfig),
+    /// [`MarginSoftmax::normalized_softmax`].
+    #[serde(alias = "NormalizedSoftmaxLoss")]
+    NormalizedSoftmax(NormalizedSoftmaxConfig),
+    /// [`MarginSoftmax::cos_face`].
+    #[serde(alias = "CosFaceLoss")]
+    CosFace(CosFaceConfig),
+    /// [`MarginSoftmax::arc_face`], with sub-centers too.
+    #[serde(alias = "ArcFaceLoss", alias = "SubCenterArcFaceLoss")]
+    ArcFace(ArcFaceConfig),
+    /// [`SoftTriple`].
+    #[serde(alias = "SoftTripleLoss")]
+    SoftTriple(SoftTripleConfig),
+    /// [`TupletMargin`].
+    #[serde(alias = "TupletMarginLoss")]
+    TupletMargin(TupletMarginConfig),
+    /// [`Angular`].
+    #[serde(alias = "AngularLoss")]
+    Angular(AngularConfig),
 }
 
 impl LossSpec {
@@ -75,14 +96,20 @@ impl LossSpec {
             | Self::TripletMargin(_)
             | Self::LiftedStructure(_)
             | Self::GeneralizedLiftedStructure(_)
-            | Self::Margin(_) => DistanceSpec::euclidean(),
+            | Self::Margin(_)
+            | Self::Angular(_) => DistanceSpec::euclidean(),
             Self::InfoNce(_) | Self::Nca(_) | Self::ProxyNca(_) => DistanceSpec::squared_euclidean(),
-            Self::NPairs(_) => DistanceSpec::DotProduct(Default::default()),
+            Self::NPairs(_) | Self::NormalizedSoftmax(_) => DistanceSpec::DotProduct(Default::default()),
             Self::SupCon(_)
             | Self::NtXent(_)
             | Self::MultiSimilarity(_)
             | Self::Circle(_)
-            | Self::IntraPairVariance(_) => DistanceSpec::cosine(),
+            | Self::IntraPairVariance(_)
+            | Self::ProxyAnchor(_)
+            | Self::CosFace(_)
+            | Self::ArcFace(_)
+            | Self::SoftTriple(_)
+            | Self::TupletMargin(_) => DistanceSpec::cosine(),
             Self::SignalToNoiseContrastive(_) => DistanceSpec::SignalToNoise(Default::default()),
         }
     }
@@ -115,6 +142,15 @@ impl LossSpec {
             }
             Self::IntraPairVariance(config) => Arc::new(IntraPairVariance { distance, config }),
             Self::Margin(config) => Arc::new(Margin::new(distance, config, dtype, device)?),
+            Self::ProxyAnchor(config) => Arc::new(ProxyAnchor::new(distance, config, dtype, device)?),
+            Self::NormalizedSoftmax(config) => {
+                Arc::new(MarginSoftmax::normalized_softmax(distance, config, dtype, device)?)
+            }
+            Self::CosFace(config) => Arc::new(MarginSoftmax::cos_face(distance, config, dtype, device)?),
+            Self::ArcFace(config) => Arc::new(MarginSoftmax::arc_face(distance, config, dtype, device)?),
+            Self::SoftTriple(config) => Arc::new(SoftTriple::new(distance, config, dtype, device)?),
+            Self::TupletMargin(config) => Arc::new(TupletMargin { distance, config }),
+            Self::Angular(config) => Arc::new(Angular { distance, config }),
             Self::Nca(config) => Arc::new(Nca { distance, config }),
             Self::ProxyNca(config) => Arc::new(ProxyNca::new(distance, config, dtype, device)?),
         })

@@ -72,8 +72,11 @@ impl Loss for Margin {
         }
         let MarginConfig { margin, nu, learn_beta, num_classes, .. } = self.config;
         let matrix = batch.all_pairs(&*self.distance)?; // [n, m]
-        let own_beta =
-            if learn_beta && nu != 0.0 { self.beta.as_tensor().clone() } else { self.beta.as_detached_tensor() };
+        let own_beta = if learn_beta && nu != 0.0 {
+            self.beta.as_tensor().clone()
+        } else {
+            self.beta.as_detached_tensor()
+        };
         let beta = match num_classes {
             Some(classes) => {
                 let ids = class_ids("Margin", batch, classes)?;

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BatchEasyHard, BatchEasyHardConfig, BatchHard, BatchHardConfig, Distance, DistanceSpec, Miner,
-    PairMargin, PairMarginConfig, Result, TripletMarginMiner, TripletMarginMinerConfig,
+    MultiSimilarityMiner, MultiSimilarityMinerConfig, PairMargin, PairMarginConfig, Result,
+    TripletMarginMiner, TripletMarginMinerConfig,
 };
 
 /// A miner by name. The class names of pytorch-metric-learning are accepted as well.
@@ -26,12 +27,18 @@ pub enum MinerSpec {
     /// [`PairMargin`].
     #[serde(alias = "PairMarginMiner")]
     PairMargin(PairMarginConfig),
+    /// [`MultiSimilarityMiner`].
+    #[serde(alias = "MultiSimilarityMiner")]
+    MultiSimilarity(MultiSimilarityMinerConfig),
 }
 
 impl MinerSpec {
     /// The distance it is usually used with, where the loss does not say.
     pub fn default_distance(&self) -> DistanceSpec {
-        DistanceSpec::euclidean()
+        match self {
+            Self::MultiSimilarity(_) => DistanceSpec::cosine(),
+            _ => DistanceSpec::euclidean(),
+        }
     }
 
     /// The miner.
@@ -43,6 +50,7 @@ impl MinerSpec {
             Self::BatchHard(config) => Arc::new(BatchHard::new(distance, config)),
             Self::BatchEasyHard(config) => Arc::new(BatchEasyHard::new(distance, config)?),
             Self::TripletMargin(config) => Arc::new(TripletMarginMiner { distance, config }),
+            Self::MultiSimilarity(config) => Arc::new(MultiSimilarityMiner { distance, config }),
             Self::PairMargin(config) => Arc::new(PairMargin { distance, config }),
         })
     }

@@ -59,8 +59,32 @@ pub fn every_loss() -> Result<Vec<LossSpec>, serde_json::Error> {
         {"name": "sup-con", "temperature": 0.4},
         {"name": "nt-xent", "temperature": "learned"},
         {"name": "signal-to-noise-contrastive"},
+        {"name": "multi-similarity", "beta": 5.0},
+        {"name": "circle", "gamma": 2.0},
+        {"name": "lifted-structure"},
+        {"name": "generalized-lifted-structure"},
+        {"name": "intra-pair-variance"},
+        {"name": "margin", "beta": 0.8},
+        {"name": "margin", "beta": 0.8, "nu": 0.1, "learn_beta": true},
+        {"name": "margin", "beta": 0.8, "nu": 0.1, "learn_beta": true, "num_classes": 6},
+        {"name": "nca", "softmax_scale": 2.0},
+        {"name": "angular"},
+        {"name": "tuplet-margin", "scale": 4.0},
+        {"name": "proxy-nca", "num_classes": 6, "embedding_size": 4},
+        {"name": "proxy-anchor", "num_classes": 6, "embedding_size": 4, "alpha": 4.0},
+        {"name": "normalized-softmax", "num_classes": 6, "embedding_size": 4, "temperature": 0.5},
+        {"name": "cos-face", "num_classes": 6, "embedding_size": 4, "scale": 4.0},
+        {"name": "arc-face", "num_classes": 6, "embedding_size": 4, "scale": 4.0},
+        {"name": "arc-face", "num_classes": 6, "embedding_size": 4, "scale": 4.0, "sub_centers": 2},
+        {"name": "soft-triple", "num_classes": 6, "embedding_size": 4, "centers_per_class": 3, "la": 4.0},
     ]);
     serde_json::from_value(specs)
+}
+
+/// Whether a loss takes a distance: margins of angles need a similarity.
+pub fn takes(spec: &LossSpec, distance: &dyn Distance) -> bool {
+    let cosine_only = matches!(spec, LossSpec::CosFace(_) | LossSpec::ArcFace(_) | LossSpec::TupletMargin(_));
+    distance.larger_is_closer() || !cosine_only
 }
 
 /// Whether a loss matches row i with row i of a reference set.

@@ -1,0 +1,215 @@
+//! Softmax over class columns with a margin for the own class: normalized softmax, CosFace, ArcFace, sub-centers.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Batch, Distance, Error, Loss, Parameter, Part, Result, Role, Tuples,
+    loss::{
+        angle::cos_of_sum,
+        class_table::{ClassTable, class_ids, cross_entropy, one_hot, weighted},
+    },
+};
+
+/// What the margin does to the own class's cosine.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum OwnClass {
+    AsItIs,
+    /// cos θ − m.
+    Subtract(f64),
+    /// cos(θ + m), m in radians; cos θ − m·sin m where θ > π − m.
+    Add(f64),
+}
+
+/// Knobs of [`MarginSoftmax::normalized_softmax`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NormalizedSoftmaxConfig {
+    /// The number of classes; must be given.
+    pub num_classes: usize,
+    /// The width of the embeddings; must be given.
+    pub embedding_size: usize,
+    /// Divides the logits.
+    pub temperature: f64,
+    /// Seeds the initial weights.
+    pub seed: u64,
+}
+
+impl Default for NormalizedSoftmaxConfig {
+    fn default() -> Self {
+        Self { num_classes: 0, embedding_size: 0, temperature: 0.05, seed: 0 }
+    }
+}
+
+/// Knobs of [`MarginSoftmax::cos_face`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CosFaceConfig {
+    /// The number of classes; must be given.
+    pub num_classes: usize,
+    /// The width of the embeddings; must be given.
+    pub embedding_size: usize,
+    /// Taken off the own class's cosine.
+    pub margin: f64,
+    /// Multiplies the logits.
+    pub scale: f64,
+    /// Seeds the initial weights.
+    pub seed: u64,
+}
+
+impl Default for CosFaceConfig {
+    fn default() -> Self {
+        Self { num_classes: 0, embedding_size: 0, margin: 0.35, scale: 64.0, seed: 0 }
+    }
+}
+
+/// Knobs of [`MarginSoftmax::arc_face`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ArcFaceConfig {
+    /// The number of classes; must be given.
+    pub num_classes: usize,
+    /// The width of the embeddings; must be given.
+    pub embedding_size: usize,
+    /// Added to the own class's angle, in degrees.
+    pub margin: f64,
+    /// Multiplies the logits.
+    pub scale: f64,
+    /// Centers of each class, of which the nearest counts.
+    pub sub_centers: usize,
+    /// Seeds the initial weights.
+    pub seed: u64,
+}
+
+impl Default for ArcFaceConfig {
+    fn default() -> Self {
+        Self { num_classes: 0, embedding_size: 0, margin: 28.6, scale: 64.0, sub_centers: 1, seed: 0 }
+    }
+}
+
+/// −log softmax_c(s·cos θ_c) at the own class, whose cosine a margin lowers first; θ_c the angle to column c of `W`.
+///
+/// Given tuples become weights of the rows. Own parameter `W` `[d, classes·sub_centers]`, the columns of a class side
+/// by side. Part `loss`, a loss a row. Normalized softmax takes any distance of rows to columns; the margins are of
+/// cosines.
+///
+/// # Source
+/// Zhai & Wu 2019 \[zhai2019\] (normalized softmax); Wang et al. 2018 \[wang2018cosface\]; Deng et al. 2019
+/// \[deng2019\]; Deng et al. 2020 \[deng2020\] (sub-centers).
+#[derive(Debug, Clone)]
+pub struct MarginSoftmax {
+    distance: Arc<dyn Distance>,
+    own_class: OwnClass,
+    scale: f64,
+    classes: usize,
+    sub_centers: usize,
+    weight: Var,
+}
+
+impl MarginSoftmax {
+    /// Without a margin.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a size is 0.
+    pub fn normalized_softmax(
+        distance: Arc<dyn Distance>,
+        config: NormalizedSoftmaxConfig,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let NormalizedSoftmaxConfig { num_classes: classes, embedding_size: width, temperature, seed } =
+            config;
+        if !(temperature > 0.0) {
+            return Err(Error::config("NormalizedSoftmax", "temperature", temperature, "a positive number"));
+        }
+        let table = ClassTable { owner: "NormalizedSoftmax", classes, width, seed };
+        let weight = table.columns(1, dtype, device)?;
+        let (own_class, scale) = (OwnClass::AsItIs, 1.0 / temperature);
+        Ok(Self { distance, own_class, scale, classes, sub_centers: 1, weight })
+    }
+
+    /// cos θ − m for the own class.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a size is 0 or the distance is no similarity.
+    pub fn cos_face(
+        distance: Arc<dyn Distance>,
+        config: CosFaceConfig,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let CosFaceConfig { num_classes: classes, embedding_size: width, margin, scale, seed } = config;
+        let table = ClassTable { owner: "CosFace", classes, width, seed };
+        similarity("CosFace", &*distance)?;
+        let weight = table.columns(1, dtype, device)?;
+        Ok(Self { distance, own_class: OwnClass::Subtract(margin), scale, classes, sub_centers: 1, weight })
+    }
+
+    /// cos(θ + m) for the own class, and the nearest of several centers a class.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a size is 0 or the distance is no similarity.
+    pub fn arc_face(
+        distance: Arc<dyn Distance>,
+        config: ArcFaceConfig,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let ArcFaceConfig { num_classes: classes, embedding_size: width, margin, scale, sub_centers, seed } =
+            config;
+        let table = ClassTable { owner: "ArcFace", classes, width, seed };
+        similarity("ArcFace", &*distance)?;
+        if sub_centers == 0 {
+            return Err(Error::config("ArcFace", "sub_centers", 0, "at least 1"));
+        }
+        let weight = table.columns(sub_centers, dtype, device)?;
+        let own_class = OwnClass::Add(margin.to_radians());
+        Ok(Self { distance, own_class, scale, classes, sub_centers, weight })
+    }
+}
+
+/// Margins of cosines make no sense for distances.
+fn similarity(owner: &'static str, distance: &dyn Distance) -> Result<()> {
+    match distance.larger_is_closer() {
+        true => Ok(()),
+        false => Err(Error::config(owner, "distance", format!("{distance:?}"), "a cosine")),
+    }
+}
+
+impl Loss for MarginSoftmax {
+    fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids = class_ids("MarginSoftmax", batch, self.classes)?;
+        let columns = self.weight.as_tensor().t()?.contiguous()?; // [classes·sub, d]
+        let values = self.distance.all_pairs(batch.embeddings(), &columns)?; // [n, classes·sub]
+        let mut cosine = self.distance.closeness(&values)?;
+        if self.sub_centers > 1 {
+            cosine = cosine.reshape((ids.len(), self.classes, self.sub_centers))?.max(2)?; // [n, classes]
+        }
+        let own = || -> Result<Tensor> { Ok(one_hot(&ids, &cosine)?.gt(0.5)?) };
+        let cosine = match self.own_class {
+            OwnClass::AsItIs => cosine,
+            OwnClass::Subtract(m) => (&cosine - (one_hot(&ids, &cosine)? * m)?)?,
+            OwnClass::Add(m) => {
+                let reachable = cosine.detach().ge(-m.cos())?;
+                let beyond = (&cosine - m * m.sin())?;
+                let moved = reachable.where_cond(&cos_of_sum(&cosine, m)?, &beyond)?;
+                own()?.where_cond(&moved, &cosine)?
+            }
+        };
+        let losses = cross_entropy(&(cosine * self.scale)?, &ids)?;
+        Ok(vec![Part::of_rows(weighted(&losses, tuples, false)?)?])
+    }
+
+    fn distance(&self) -> Option<&Arc<dyn Distance>> {
+        Some(&self.distance)
+    }
+
+    fn own_parameters(&self) -> Vec<Parameter> {
+        vec![Parameter::new("W", &self.weight, Role::Proxy)]
+    }
+}

@@ -1,0 +1,77 @@
+//! Tuplet margin loss (Yu & Tao 2019).
+
+use std::sync::Arc;
+
+use dml_kernels::softplus;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Batch, Distance, Error, Index, Loss, PairCounts, Pairs, Part, Result, Tuples,
+    loss::angle::cos_of_sum,
+    tensor::{entries, fill_unless, masked_log_sum_exp, rows, upload},
+};
+
+/// Knobs of [`TupletMargin`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TupletMarginConfig {
+    /// The slack of the positive's angle, in degrees.
+    pub margin: f64,
+    /// Multiplies cosines.
+    pub scale: f64,
+}
+
+impl Default for TupletMarginConfig {
+    fn default() -> Self {
+        Self { margin: 5.73, scale: 64.0 }
+    }
+}
+
+/// log(1 + Σ_n exp(s·(cos θ_an − cos(θ_ap − β)))) for each positive pair, n over the negatives of a.
+///
+/// O(n²): the sum over negatives is taken once for each anchor. Part `loss`, a loss a positive pair. Cosine only.
+///
+/// # Source
+/// Yu & Tao 2019 \[yu2019\], equation 5.
+#[derive(Debug, Clone)]
+pub struct TupletMargin {
+    /// The distance.
+    pub distance: Arc<dyn Distance>,
+    /// Margin and scale.
+    pub config: TupletMarginConfig,
+}
+
+impl Loss for TupletMargin {
+    fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        if !self.distance.larger_is_closer() {
+            let got = format!("{:?}", self.distance);
+            return Err(Error::config(
+                "TupletMargin",
+                "distance",
+                got,
+                "a cosine, as the margin is an angle",
+            ));
+        }
+        let counts = PairCounts::new(batch, tuples);
+        if counts.one_sided() {
+            return Ok(Vec::new());
+        }
+        let TupletMarginConfig { margin, scale } = self.config;
+        let cosine = batch.all_pairs(&*self.distance)?; // [n, m]
+        let log_counts = counts.negative.iter().map(|&c| c.max(1.0).ln()).collect();
+        let logits = ((&cosine * scale)? + upload(log_counts, (counts.n, counts.m), &cosine)?)?;
+        let keep = counts.keep(&counts.negative, &cosine)?;
+        let norm = masked_log_sum_exp(&logits, &keep, false)?.squeeze(1)?; // [n]
+        let positive = tuples.map_or_else(|| Pairs::all(batch), Tuples::to_pairs).positive;
+        let own = cos_of_sum(&entries(&cosine, &positive.anchor, &positive.other)?, -margin.to_radians())?;
+        let losses = softplus(&(rows(&norm, &positive.anchor)? - (own * scale)?)?)?;
+        // An anchor without negatives has nothing to be told from.
+        let some = rows(&keep.max(1)?, &positive.anchor)?;
+        let losses = fill_unless(&losses, &some, 0.0)?;
+        Ok(vec![Part::new("loss", losses, Index::Pairs(positive))])
+    }
+
+    fn distance(&self) -> Option<&Arc<dyn Distance>> {
+        Some(&self.distance)
+    }
+}
