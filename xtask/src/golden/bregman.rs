@@ -21,7 +21,9 @@ pub fn compare(case: &Case<'_>) -> Result<(), Verdict> {
     let (x, y, cotangent) = (case.var("x")?, case.var("y")?, case.float("cotangent")?);
     let embeddings = case.var("embeddings")?;
     case.whole_if_any("labels")?; // the triplets are listed
-    let Some(triplets) = case.indices_if_any("triplets", 3)? else { return unsupported("no input `triplets`") };
+    let Some(triplets) = case.indices_if_any("triplets", 3)? else {
+        return unsupported("no input `triplets`");
+    };
     case.everything_used()?;
 
     for (name, points) in [("x", &x), ("y", &y)] {

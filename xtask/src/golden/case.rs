@@ -33,8 +33,7 @@ pub fn unsupported<T>(why: impl Into<String>) -> Result<T, Verdict> {
 }
 
 /// What belongs to every case and needs no comparison.
-const ABOUT: [&str; 7] =
-    ["id", "kind", "source", "file", "tolerance", "note", "peer_f32_deviation"];
+const ABOUT: [&str; 7] = ["id", "kind", "source", "file", "tolerance", "note", "peer_f32_deviation"];
 
 /// A case, computed in `dtype`.
 pub struct Case<'a> {
@@ -88,7 +87,8 @@ impl<'a> Case<'a> {
     pub fn require(&self, key: &str, expected: &Value) -> Result<(), Verdict> {
         let got = self.param(key)?;
         // 1 and 1.0 are one number.
-        let same = got == expected || matches!((got.as_f64(), expected.as_f64()), (Some(a), Some(b)) if a == b);
+        let same =
+            got == expected || matches!((got.as_f64(), expected.as_f64()), (Some(a), Some(b)) if a == b);
         if same { Ok(()) } else { unsupported(format!("parameter `{key}` is {got}, expected {expected}")) }
     }
 
@@ -176,15 +176,6 @@ impl<'a> Case<'a> {
             None => Ok(None),
             Some(name) => self.named(role, name).map(Some),
         }
-    }
-
-    /// Whether the case expects something under `key` (a tensor role where `tensor`).
-    pub fn expects(&self, key: &str, tensor: bool) -> Result<bool, Verdict> {
-        let expected = self.section("expected")?;
-        Ok(match tensor {
-            false => expected.contains_key(key),
-            true => expected.get("tensors").is_some_and(|tensors| tensors.get(key).is_some()),
-        })
     }
 
     /// An expected entry that is no tensor.

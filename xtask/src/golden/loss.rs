@@ -24,16 +24,14 @@ pub fn compare(case: &Case<'_>) -> Result<(), Verdict> {
     };
     let inputs = spec::inputs(case)?;
     let width = json!(inputs.embeddings.dims().last());
-    for key in ["embedding_size", "descriptors_dim"] {
-        spec::implied(&mut params, key, &width)?;
-    }
-    spec::implied(&mut params, "triplets_per_anchor", &json!("all"))?;
-    let read = spec::read::<LossSpec>(class, &params)?;
-    let given = if distance.is_null() {
-        read.default_distance().build(None)?
-    } else {
-        spec::distance(&distance)?
-    };
+    let implied = [
+        ("embedding_size", width.clone()),
+        ("descriptors_dim", width),
+        ("triplets_per_anchor", json!("all")),
+    ];
+    let read = spec::read_with_implied::<LossSpec>(class, &params, &implied)?;
+    let given =
+        if distance.is_null() { read.default_distance().build(None)? } else { spec::distance(&distance)? };
     let loss = match read.build(given, case.dtype, &Device::Cpu) {
         Ok(loss) => loss,
         Err(error) => return unsupported(error.to_string()),

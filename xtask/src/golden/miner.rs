@@ -41,14 +41,16 @@ pub fn compare(case: &Case<'_>) -> Result<(), Verdict> {
 /// A tuple with its kind: triplet, positive or negative pair.
 type Tagged = (&'static str, Vec<u32>);
 
-const NONE: Tagged = ("duplicates", Vec::new());
+static NONE: Tagged = ("duplicates", Vec::new());
 
 fn sorted(tuples: &Tuples) -> Vec<Tagged> {
     let list = |kind, list: &PairList| -> Vec<Tagged> {
         list.anchor.iter().zip(&list.other).map(|(&a, &o)| (kind, vec![a, o])).collect()
     };
     let mut all = match tuples {
-        Tuples::Pairs(pairs) => [list("positive", &pairs.positive), list("negative", &pairs.negative)].concat(),
+        Tuples::Pairs(pairs) => {
+            [list("positive", &pairs.positive), list("negative", &pairs.negative)].concat()
+        }
         Tuples::Triplets(t) => {
             (0..t.len()).map(|i| ("triplet", vec![t.anchor[i], t.positive[i], t.negative[i]])).collect()
         }

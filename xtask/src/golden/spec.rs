@@ -13,14 +13,43 @@ use serde_json::{Map, Value, json};
 
 use super::case::{Case, Verdict, unsupported};
 
-/// Reads a specification whose name is `class`. Parameters are as given; a `null` that the specification has no place
-/// for stands for its default.
+/// Reads a specification whose name is `class`, with the parameters as given.
 pub fn read<T: DeserializeOwned>(class: &str, params: &Map<String, Value>) -> Result<T, Verdict> {
+    read_with_implied(class, params, &[])
+}
+
+/// As [`read`]; the parameters of `implied` follow from something else. They must be what is said here, and are left
+/// out where the specification has no place for them.
+pub fn read_with_implied<T: DeserializeOwned>(
+    class: &str,
+    params: &Map<String, Value>,
+    implied: &[(&str, Value)],
+) -> Result<T, Verdict> {
     let mut map = params.clone();
+    for (key, expected) in implied {
+        if let Some(value) = map.get(*key)
+            && value != expected
+        {
+            return unsupported(format!("{class}: `{key}` is {value}, expected {expected}"));
+        }
+    }
     map.insert("name".to_owned(), json!(class));
-    match serde_json::from_value(Value::Object(map)) {
-        Ok(spec) => Ok(spec),
-        Err(error) => unsupported(format!("{class}: {error}")),
+    loop {
+        let why = match serde_json::from_value(Value::Object(map.clone())) {
+            Ok(spec) => return Ok(spec),
+            Err(error) => error.to_string(),
+        };
+        let unknown = |key: &str| why.starts_with(&format!("unknown field `{key}`"));
+        if let Some((key, _)) = implied.iter().find(|(key, _)| unknown(key))
+            && map.remove(*key).is_some()
+        {
+            continue;
+        }
+        // The list of all names there are is no part of the reason.
+        return match why.starts_with("unknown variant") && why.contains(&format!("`{class}`")) {
+            true => unsupported(format!("{class} is not in dml-loss")),
+            false => unsupported(format!("{class}: {why}")),
+        };
     }
 }
 
@@ -92,16 +121,6 @@ fn renamed(name: &str, mut params: Map<String, Value>) -> Result<Value, Verdict>
     }
     params.insert("name".to_owned(), json!(name));
     Ok(Value::Object(params))
-}
-
-/// Takes `key` out of `params` when it is `expected`, what it follows from; another value is unsupported.
-pub fn implied(params: &mut Map<String, Value>, key: &str, expected: &Value) -> Result<(), Verdict> {
-    match params.remove(key) {
-        Some(value) if &value != expected => {
-            unsupported(format!("parameter `{key}` is {value}, expected {expected}"))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The batch of a case: embeddings, the reference set where there is one, and the batch over both.

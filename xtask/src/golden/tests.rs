@@ -43,16 +43,27 @@ fn the_workspace_agrees_with_its_own_reference_cases() -> Result<(), Any> {
     Ok(())
 }
 
-/// A folder with one case of the retrieval crate, changed by `change`; the line it gives.
+/// A folder with one case of the crates, changed by `change`; the line it gives.
 fn changed(id: &str, change: impl Fn(&mut Value)) -> Result<String, Any> {
-    let source = workspace().join("crates/dml-retrieval/tests/golden");
+    let owner = match id.split('/').next() {
+        Some("accuracy") => "dml-retrieval",
+        Some("bregman") => "bregman",
+        _ => "dml-loss",
+    };
+    let source = workspace().join("crates").join(owner).join("tests/golden");
     let mut manifest: Value = serde_json::from_slice(&fs::read(source.join("manifest.json"))?)?;
     let cases = manifest["cases"].as_array().ok_or("no cases")?;
     let mut case = cases.iter().find(|case| case["id"] == id).ok_or("no such case")?.clone();
     change(&mut case);
     manifest["cases"] = json!([case]);
     let dir = Folder::new()?;
-    fs::copy(source.join("accuracy.safetensors"), dir.0.join("accuracy.safetensors"))?;
+    for file in fs::read_dir(source)? {
+        let file = file?.path();
+        let name = file.file_name().ok_or("no name")?;
+        if file.extension().is_some_and(|e| e == "safetensors") {
+            fs::copy(&file, dir.0.join(name))?;
+        }
+    }
     fs::write(dir.0.join("manifest.json"), manifest.to_string())?;
     Ok(lines(&dir.0)?.1.swap_remove(0))
 }
@@ -93,6 +104,64 @@ fn a_tampered_value_fails() -> Result<(), Any> {
     Ok(())
 }
 
+/// One changed entry of any kind of case turns it into a failure: what is expected is really compared.
+#[test]
+fn every_expected_entry_is_compared() -> Result<(), Any> {
+    let ids = [
+        "bregman/icnn",
+        "bregman/mahalanobis",
+        "distance/LpDistance/l2-ref",
+        "reducer/MeanReducer/default-triplet",
+        "loss/TripletMarginLoss/default",
+        "miner/BatchHardMiner/default",
+        "miner/PairMarginMiner/default",
+    ];
+    for id in ids {
+        let mut expected = Value::Null;
+        let seen = std::cell::RefCell::new(&mut expected);
+        let line = changed(id, |case| **seen.borrow_mut() = case["expected"].clone())?;
+        assert_eq!(line, format!("ok {id}"));
+        for key in expected.as_object().ok_or("no object")?.keys().filter(|key| *key != "tensors") {
+            let line = changed(id, |case| {
+                let value = case["expected"][key].as_f64().unwrap_or(0.0);
+                case["expected"][key] = json!(1.001 * value + 0.001);
+            })?;
+            assert!(line.starts_with(&format!("FAIL {id} ")), "{key}: {line}");
+        }
+        // Another tensor of the same case in its place, be it of another shape, type or value.
+        let roles = expected["tensors"].as_object().ok_or("no tensors")?;
+        for role in roles.keys() {
+            let other = if role.ends_with("_f64") { "inputs/missing" } else { &format!("{role}_f64") };
+            let line = changed(id, |case| case["expected"]["tensors"][role] = json!(other))?;
+            assert!(line.starts_with(&format!("unsupported {id} tensor \"")), "{role}: {line}");
+        }
+    }
+    let line = changed("miner/BatchHardMiner/default", |case| {
+        case["expected"]["tensors"]["triplets"] = json!("miner/BatchHardMiner/ref/triplets");
+    })?;
+    assert!(line.starts_with("FAIL miner/BatchHardMiner/default tuples (F64) "), "{line}");
+    let line = changed("bregman/icnn", |case| {
+        case["expected"]["tensors"]["grad.W1_f64"] = json!("bregman/icnn/D_vjp.W1_f64");
+    })?;
+    assert!(line.starts_with("FAIL bregman/icnn grad.W1 (f64) at 0: "), "{line}");
+    let line = changed("bregman/itakura_saito", |case| case["params"]["phi"] = json!("-sum_i sqrt x_i"))?;
+    assert_eq!(
+        line,
+        "unsupported bregman/itakura_saito parameter `phi` is \"-sum_i sqrt x_i\", expected \"-sum_i log x_i, \
+         x > 0\""
+    );
+    let line = changed("loss/TripletMarginLoss/default", |case| case["params"]["smoothing"] = json!(0.1))?;
+    assert!(
+        line.starts_with(
+            "unsupported loss/TripletMarginLoss/default TripletMarginLoss: unknown field `smoothing`"
+        ),
+        "{line}"
+    );
+    let line = changed("loss/TripletMarginLoss/default", |case| case["peer_class"] = json!("WarpLoss"))?;
+    assert_eq!(line, "unsupported loss/TripletMarginLoss/default WarpLoss is not in dml-loss");
+    Ok(())
+}
+
 #[test]
 fn what_is_not_known_is_unsupported() -> Result<(), Any> {
     let id = "accuracy/self";
@@ -127,7 +196,10 @@ fn what_is_not_known_is_unsupported() -> Result<(), Any> {
         &|case| case["file"] = json!("../accuracy.safetensors"),
         "`file` is \"../accuracy.safetensors\", expected the name of a file in the folder",
     )?;
-    expect(&|case| case["tolerance"]["f64"] = json!({}), "no tolerance `value_rtol` or `value_atol` for f64")?;
+    expect(
+        &|case| case["tolerance"]["f64"] = json!({}),
+        "no tolerance `value_rtol` or `value_atol` for f64",
+    )?;
     let line = changed(id, |case| case["file"] = json!("gone.safetensors"))?;
     assert!(line.starts_with("unsupported accuracy/self gone.safetensors: "), "{line}");
     assert_eq!(changed(id, |case| *case = json!(3))?, "unsupported case 0 the case is no JSON object");
