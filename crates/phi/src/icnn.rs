@@ -347,3 +347,53 @@ impl Generator for Icnn {
         all
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_parameters_are_checked_by_name() -> Result<()> {
+        let config = IcnnConfig { widths: vec![3, 2], ..Default::default() };
+        let phi = Icnn::new(4, &config, 1, DType::F64, &Device::Cpu)?;
+        let all: HashMap<String, Tensor> =
+            phi.parameters().into_iter().map(|p| (p.name, p.var.as_tensor().clone())).collect();
+        let build = |all: &HashMap<String, Tensor>| Icnn::from_parameters(all, Activation::Softplus, 0.1);
+        let again = build(&all)?;
+        assert_eq!(again.widths(), [3, 2]);
+        let x = Tensor::new(&[[0.1, 0.2, 0.3, 0.4]], &Device::Cpu)?;
+        assert_eq!(again.value(&x)?.to_vec1::<f64>()?, phi.value(&x)?.to_vec1::<f64>()?);
+        for (name, replacement, want) in [
+            (
+                "b1",
+                None,
+                "Icnn::from_parameters: `parameters` is without `b1`, expected W0, b0, V1, W1, b1, …, vL, wL, bL \
+                 for L hidden layers",
+            ),
+            (
+                "w2",
+                Some(Tensor::zeros(3, DType::F64, &Device::Cpu)?),
+                "Icnn::from_parameters: `w (output slope)` has shape [3], expected [4]",
+            ),
+            (
+                "b0",
+                Some(Tensor::zeros(3, DType::F32, &Device::Cpu)?),
+                "Icnn::from_parameters: `b0` holds F32, expected F64; convert it with `to_dtype`",
+            ),
+            (
+                "c9",
+                Some(Tensor::zeros(3, DType::F64, &Device::Cpu)?),
+                "Icnn::from_parameters: `parameters` is 9, expected 2 + 3·(hidden layers − 1) + 3 tensors and none \
+                 besides",
+            ),
+        ] {
+            let mut broken = all.clone();
+            match replacement {
+                Some(tensor) => broken.insert(name.to_owned(), tensor),
+                None => broken.remove(name),
+            };
+            assert_eq!(build(&broken).unwrap_err().to_string(), want);
+        }
+        Ok(())
+    }
+}

@@ -1,4 +1,31 @@
 //! Convex generators φ: the functions whose Bregman divergence is a distance, classical and learned.
+//!
+//! A generator φ on a convex set C ⊆ ℝᵈ makes the divergence D_φ(x ‖ y) = φ(x) − φ(y) − ⟨∇φ(y), x − y⟩: x is the
+//! first argument, y the point where the tangent is taken. [`Generator`] is the contract: φ and ∇φ row by row,
+//! `[n, d]` → (`[n]`, `[n, d]`), **∇φ in closed form out of differentiable operations**. A loss that holds ∇φ then needs
+//! one first-order `backward()`, and its gradients with respect to inputs and to every parameter are exact.
+//!
+//! ```
+//! use candle_core::{D, DType, Device, Tensor};
+//! use phi::{Generator, Icnn, IcnnConfig};
+//!
+//! let phi = Icnn::new(2, &IcnnConfig::default(), 42, DType::F32, &Device::Cpu)?;
+//! let x = Tensor::new(&[[0f32, 1.], [2., 3.]], &Device::Cpu)?;
+//! let y = Tensor::new(&[[1f32, 1.], [2., 3.]], &Device::Cpu)?;
+//! let (phi_y, grad_y) = phi.value_and_grad(&y)?; // [n], [n, d]
+//! let tangent = (grad_y * (&x - &y)?)?.sum(D::Minus1)?;
+//! let divergence = (phi.value(&x)? - phi_y - tangent)?.to_vec1::<f32>()?;
+//! assert!(divergence[0] > 0.0 && divergence[1] == 0.0); // zero only at x = y
+//! # Ok::<(), phi::Error>(())
+//! ```
+//!
+//! Learned generators are convex by construction, whatever values an optimizer gives their parameters. They come
+//! from a configuration and a seed, from given tensors (`from_parameters`), from a [`Spec`], or from a file
+//! ([`load`]). Divergences of many points, duals, centroids and clustering are in the crate `bregman`.
+//!
+//! # Crate features
+//! - `testing`: opens `phi::testing`, for tests of code that takes any generator: every generator with parameters
+//!   far from their initial values, points in its domain, finite differences.
 
 mod activation;
 mod combinator;

@@ -179,16 +179,18 @@ impl Separable {
         self.slope.dims()[1]
     }
 
-    /// Each coordinate beside its units: `[n, d]` → `[n, d·k]`.
-    fn spread(&self, u: &Tensor) -> Result<Tensor> {
+    /// u_j·v_jk: each coordinate times the weights of its units, `[n, d]`, `[d·k]` → `[n, d·k]`.
+    fn spread(&self, u: &Tensor, v: &Tensor) -> Result<Tensor> {
         let ((n, d), k) = (u.dims2()?, self.units());
-        Ok(u.unsqueeze(2)?.broadcast_as((n, d, k))?.reshape((n, d * k))?)
+        let beside = u.unsqueeze(2)?.broadcast_as((n, d, k))?.reshape((n, d * k))?;
+        Ok((beside * rows(v, n)?)?)
     }
 
-    /// The units of each coordinate added up: `[n, d·k]` → `[n, d]`.
-    fn gather(&self, t: &Tensor) -> Result<Tensor> {
+    /// Σ_k t_jk·v_jk: the weighted units of each coordinate added up, `[n, d·k]`, `[d·k]` → `[n, d]`.
+    fn gather(&self, t: &Tensor, v: &Tensor) -> Result<Tensor> {
         let (d, k) = self.slope.dims2()?;
-        Ok(t.reshape((t.dim(0)?, d, k))?.sum(D::Minus1)?)
+        let n = t.dim(0)?;
+        Ok((t * rows(v, n)?)?.reshape((n, d, k))?.sum(D::Minus1)?)
     }
 
     fn heights(&self) -> Result<Tensor> {
@@ -199,8 +201,7 @@ impl Separable {
     fn pre_activation(&self, x: &Tensor) -> Result<Tensor> {
         let n = x.dim(0)?;
         let u = ((x - self.middle)? * (1.0 / self.half))?;
-        let scaled = (self.spread(&u)? * rows(&self.slope.flatten_all()?, n)?)?;
-        Ok((scaled + rows(&self.knee.flatten_all()?, n)?)?)
+        Ok((self.spread(&u, &self.slope.flatten_all()?)? + rows(&self.knee.flatten_all()?, n)?)?)
     }
 
     /// softplus(a)·w/h, what a unit's slope counts in ∂φ/∂x: `[d·k]`.
@@ -226,8 +227,8 @@ impl Generator for Separable {
         let heights = self.heights()?;
         let units = dot(&dml_kernels::softplus(&z)?, &heights)?;
         let value = (units + (squared_norm(x)? * (0.5 * self.curvature))?)?;
-        let slopes = (dml_kernels::sigmoid(&z)? * rows(&self.weights(&heights)?, x.dim(0)?)?)?;
-        Ok((value, (self.gather(&slopes)? + (x * self.curvature)?)?))
+        let grad = self.gather(&dml_kernels::sigmoid(&z)?, &self.weights(&heights)?)?;
+        Ok((value, (grad + (x * self.curvature)?)?))
     }
 
     /// The sum of the units' own divergences softplus(z̄ + δ) − softplus(z̄) − σ(z̄)δ, from δ = w(x − μ)/h.
@@ -238,15 +239,15 @@ impl Generator for Separable {
         let n = x.dim(0)?;
         let shift = shift(x, pivot)?; // [n, d]
         let scale = (self.slope.flatten_all()? * (1.0 / self.half))?;
-        let delta = (self.spread(&shift)? * rows(&scale, n)?)?; // [n, d·k]
+        let delta = self.spread(&shift, &scale)?; // [n, d·k]
         let z0 = self.pre_activation(pivot)?; // [1, d·k]
         let slope0 = rows(&dml_kernels::sigmoid(&z0)?.squeeze(0)?, n)?;
         let heights = self.heights()?;
         let bend = (dml_kernels::softplus_increment(&z0, &delta)? - (&slope0 * &delta)?)?;
         let value = (dot(&bend, &heights)? + (squared_norm(&shift)? * (0.5 * self.curvature))?)?;
         let slope = dml_kernels::sigmoid(&(rows(&z0.squeeze(0)?, n)? + &delta)?)?;
-        let rises = ((slope - slope0)? * rows(&self.weights(&heights)?, n)?)?;
-        Ok((value, (self.gather(&rises)? + (shift * self.curvature)?)?))
+        let grad = self.gather(&(slope - slope0)?, &self.weights(&heights)?)?;
+        Ok((value, (grad + (shift * self.curvature)?)?))
     }
 
     fn dim(&self) -> Option<usize> {
@@ -263,5 +264,25 @@ impl Generator for Separable {
             Parameter::new("b", &self.knee),
             Parameter::new("a", &self.height),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_that_do_not_fit_are_named() -> Result<()> {
+        let w = Tensor::ones((2, 3), DType::F32, &Device::Cpu)?;
+        let message = |all: &[(&str, &Tensor)]| {
+            let all = all.iter().map(|(name, t)| ((*name).to_owned(), (*t).clone())).collect();
+            Separable::from_parameters(&all, 0.1, (0.0, 1.0)).unwrap_err().to_string()
+        };
+        assert_eq!(message(&[("w", &w)]), "Separable: `b` is missing, expected a tensor [d, units]");
+        assert_eq!(
+            message(&[("w", &w), ("b", &w.t()?)]),
+            "Separable::from_parameters: `b` has shape [3, 2], expected [2, 3]"
+        );
+        Ok(())
     }
 }

@@ -51,7 +51,8 @@ fn check(form: Form) -> Result<()> {
             let loss =
                 |free: &Tensor| -> Result<f64> { Ok(triplet_loss(&*phi, free, form)?.to_scalar::<f64>()?) };
             let gradients = triplet_loss(&*phi, &free, form)?.backward()?;
-            let got = gradients.get(&free).unwrap_or_else(|| panic!("{name}: no gradient of the inputs"));
+            let got =
+                gradients.get(&free).ok_or_else(|| missing(format!("{name}: no gradient of the inputs")))?;
             // The centred form holds the pivot constant, which the divergence does not notice.
             let want = numeric_gradient(&free, STEP, loss)?;
             let scale = want.abs()?.max_all()?.to_scalar::<f64>()?.max(1e-3);
@@ -59,7 +60,8 @@ fn check(form: Form) -> Result<()> {
             assert!(error <= TOLERANCE, "{name}, d = {d}, {form:?}: inputs off by {error:e}");
             for p in phi.parameters() {
                 let what = format!("{name}, d = {d}, {form:?}: `{}`", p.name);
-                let got = gradients.get(&p.var).unwrap_or_else(|| panic!("{what} received no gradient"));
+                let got =
+                    gradients.get(&p.var).ok_or_else(|| missing(format!("{what} received no gradient")))?;
                 assert_eq!(got.dims(), p.var.dims(), "{what}");
                 let want = numeric_parameter_gradient(&p.var, STEP, || loss(&free))?;
                 // A gradient that is 0 is held against the size of the others.
@@ -71,9 +73,13 @@ fn check(form: Form) -> Result<()> {
     Ok(())
 }
 
+fn missing(what: String) -> phi::Error {
+    candle_core::Error::Msg(what).into()
+}
+
 /// Six points whose triplets lie on both sides of the hinge, away from it.
 fn points(d: usize) -> Result<Tensor> {
-    Ok(phi::testing::points(&phi::SquaredEuclidean, 17, 6, d)?)
+    phi::testing::points(&phi::SquaredEuclidean, 17, 6, d)
 }
 
 #[test]
