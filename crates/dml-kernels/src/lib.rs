@@ -25,6 +25,7 @@ mod linear;
 mod normalize;
 mod pool2d;
 mod real;
+mod separable;
 mod softplus;
 
 pub use adamw::{AdamW, adamw_step};
@@ -32,4 +33,5 @@ pub use conv2d::{Conv2dConfig, conv2d};
 pub use linear::{Activation, linear};
 pub use normalize::l2_normalize;
 pub use pool2d::{avg_pool2d, global_avg_pool2d, max_pool2d};
+pub use separable::separable_units;
 pub use softplus::{sigmoid, softplus, softplus_increment};

@@ -57,21 +57,27 @@ pub fn softplus_increment(z0: &Tensor, delta: &Tensor) -> Result<Tensor> {
 
 #[inline(always)]
 fn softplus_of<T: Real>(z: T) -> T {
-    z.max(T::ZERO) + (-z.abs()).exp_fast().ln_1p_unit()
+    z.max(T::ZERO) + above_kink(z)
 }
 
 #[inline(always)]
-fn sigmoid_of<T: Real>(z: T) -> T {
+pub(crate) fn sigmoid_of<T: Real>(z: T) -> T {
     let e = (-z.abs()).exp_fast();
     let numerator = if z < T::ZERO { e } else { T::ONE };
     numerator / (T::ONE + e)
 }
 
+/// g(z) = log(1 + e^−|z|), what softplus is above its kink.
 #[inline(always)]
-fn increment_of<T: Real>(z0: T, delta: T) -> T {
-    let z = z0 + delta;
+pub(crate) fn above_kink<T: Real>(z: T) -> T {
+    (-z.abs()).exp_fast().ln_1p_unit()
+}
+
+/// softplus(z₀ + δ) − softplus(z₀), given g(z₀), which many rows share.
+#[inline(always)]
+pub(crate) fn increment_of<T: Real>(z0: T, above0: T, delta: T) -> T {
     let kinked = (delta + z0.min(T::ZERO)).max(-z0.max(T::ZERO));
-    kinked + ((-z.abs()).exp_fast().ln_1p_unit() - (-z0.abs()).exp_fast().ln_1p_unit())
+    kinked + (above_kink(z0 + delta) - above0)
 }
 
 struct Softplus;
@@ -134,14 +140,15 @@ impl CustomOp2 for SoftplusIncrement {
         with_real!(delta.dtype(), self.name(), T => {
             let delta = contiguous(self.name(), <T as Real>::slice(delta)?, delta_layout)?;
             let z0 = contiguous(self.name(), <T as Real>::slice(z0)?, z0_layout)?;
+            let above0: Vec<T> = z0.iter().map(|&z| above_kink(z)).collect();
             let mut out = vec![0 as T; delta.len()];
             share(&mut out, z0.len(), |start, out| {
                 vectorized(|| {
                     for (out, delta) in
                         out.chunks_exact_mut(z0.len()).zip(delta[start..].chunks_exact(z0.len()))
                     {
-                        for ((o, &z0), &d) in out.iter_mut().zip(z0).zip(delta) {
-                            *o = increment_of(z0, d);
+                        for (((o, &z0), &g0), &d) in out.iter_mut().zip(z0).zip(&above0).zip(delta) {
+                            *o = increment_of(z0, g0, d);
                         }
                     }
                 });

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use common::{assert_close, assert_gradients, normal, weigh};
 use dml_kernels::{
     Activation, AdamW, Conv2dConfig, adamw_step, avg_pool2d, conv2d, global_avg_pool2d, l2_normalize, linear,
-    max_pool2d, sigmoid, softplus, softplus_increment,
+    max_pool2d, separable_units, sigmoid, softplus, softplus_increment,
 };
 use proptest::prelude::*;
 
@@ -23,6 +23,21 @@ proptest! {
         assert_gradients("softplus", &[&x], || weigh(&softplus(&(x.as_tensor() * 3.0)?)?));
         assert_gradients("sigmoid", &[&x], || weigh(&sigmoid(&(x.as_tensor() * 3.0)?)?));
         assert_gradients("softplus_increment", &[&x, &z0], || weigh(&softplus_increment(&z0, &x)?));
+    }
+
+    #[test]
+    fn separable_units_of_all_rows(seed: u64, n in 1..5usize, d in 1..4usize, k in 1..19usize) {
+        let x = var(seed, (n, d));
+        let (s, z0, a) = (var(seed ^ 1, (d, k)), var(seed ^ 2, (d, k)), var(seed ^ 3, (d, k)));
+        let run = || {
+            let (value, slope) = separable_units(&x, &s, &z0, &a)?;
+            weigh(&value)? + weigh(&slope)?
+        };
+        assert_gradients("separable_units", &[&x, &s, &z0, &a], run);
+        // The slope is the derivative of the value.
+        let (value, slope) = separable_units(&x, &s, &z0, &a)?;
+        let gradients = value.sum_all()?.backward()?;
+        assert_close("slope", gradients.get(&x).unwrap(), &slope, 1e-12);
     }
 
     #[test]
