@@ -143,8 +143,8 @@ pub fn nmi(labels: &[u32], clusters: &[u32]) -> Result<f64> {
 /// AMI, mutual information adjusted for chance: 1 for the same partition, 0 on average for random ones, whatever the
 /// number of clusters; it may be negative.
 ///
-/// AMI = (MI − E\[MI\]) / (mean entropy − E\[MI\]). Where both differences vanish, as for a single class against a
-/// single-class-like split, it is 0.
+/// AMI = (MI − E\[MI\]) / (mean entropy − E\[MI\]). Where MI is just what chance gives, as when one side is a single
+/// class or has every point alone, it is 0.
 ///
 /// # Errors
 /// [`Error::Length`] for empty lists or lists of different lengths.
