@@ -13,7 +13,7 @@ use crate::*;
 /// ```
 /// # use dml_loss::LossSpec;
 /// let error = toml::from_str::<LossSpec>("name = \"tripple\"").unwrap_err().to_string();
-/// assert!(error.contains("expected one of `contrastive`, "), "{error}");
+/// assert!(error.contains("expected one of ") && error.contains("`triplet-margin`"), "{error}");
 /// let error = toml::from_str::<LossSpec>("name = \"contrastive\"\nmargin = 1").unwrap_err().to_string();
 /// assert!(error.contains("expected `pos_margin` or `neg_margin`"), "{error}");
 /// ```

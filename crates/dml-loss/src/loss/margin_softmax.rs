@@ -121,7 +121,7 @@ impl MarginSoftmax {
     ) -> Result<Self> {
         let NormalizedSoftmaxConfig { num_classes: classes, embedding_size: width, temperature, seed } =
             config;
-        if !(temperature > 0.0) {
+        if temperature.is_nan() || temperature <= 0.0 {
             return Err(Error::config("NormalizedSoftmax", "temperature", temperature, "a positive number"));
         }
         let table = ClassTable { owner: "NormalizedSoftmax", classes, width, seed };
