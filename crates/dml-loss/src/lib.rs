@@ -58,9 +58,9 @@ pub use loss::{
     TupletMargin, TupletMarginConfig,
 };
 pub use miner::{
-    BatchEasyHard, BatchEasyHardConfig, BatchHard, BatchHardConfig, Miner, MinerSpec, MultiSimilarityMiner,
-    MultiSimilarityMinerConfig, PairMargin, PairMarginConfig, Strategy, TripletKind, TripletMarginMiner,
-    TripletMarginMinerConfig,
+    BatchEasyHard, BatchEasyHardConfig, BatchHard, BatchHardConfig, HardAware, HardAwareConfig, Miner,
+    MinerSpec, MultiSimilarityMiner, MultiSimilarityMinerConfig, PairMargin, PairMarginConfig, Strategy,
+    TripletKind, TripletMarginMiner, TripletMarginMinerConfig,
 };
 pub use objective::Objective;
 pub use parameter::{Parameter, Role};

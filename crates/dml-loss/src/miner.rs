@@ -5,12 +5,14 @@ use std::{fmt::Debug, sync::Arc};
 use crate::{Batch, Distance, Result, Tuples, tensor::download};
 
 mod batch_easy_hard;
+mod hard_aware;
 mod multi_similarity;
 mod pair_margin;
 mod spec;
 mod triplet_margin;
 
 pub use batch_easy_hard::{BatchEasyHard, BatchEasyHardConfig, BatchHard, BatchHardConfig, Strategy};
+pub use hard_aware::{HardAware, HardAwareConfig};
 pub use multi_similarity::{MultiSimilarityMiner, MultiSimilarityMinerConfig};
 pub use pair_margin::{PairMargin, PairMarginConfig};
 pub use spec::MinerSpec;

@@ -136,6 +136,7 @@ fn miners_take_any_batch() -> Result<(), Any> {
         r#"{"name": "triplet-margin"}"#,
         r#"{"name": "pair-margin"}"#,
         r#"{"name": "multi-similarity"}"#,
+        r#"{"name": "hard-aware"}"#,
     ];
     for text in names {
         let spec: MinerSpec = serde_json::from_str(text)?;
@@ -153,7 +154,8 @@ fn miners_take_any_batch() -> Result<(), Any> {
                     labels.len() > 3
                         || tuples.is_empty()
                         || text.contains("pair-margin")
-                        || text.contains("multi"),
+                        || text.contains("multi")
+                        || text.contains("hard-aware"),
                     "{text} {labels:?}"
                 );
             }

@@ -102,3 +102,35 @@ impl Distance for Lp {
         root(&abs_pow(&(a - b)?, self.p)?.sum(D::Minus1)?, self.power / self.p)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Var};
+
+    use super::*;
+
+    #[test]
+    fn equal_rows_have_distance_and_gradient_zero() -> Result<()> {
+        for dtype in [DType::F32, DType::F64] {
+            for (p, power) in [(1.0, 1.0), (2.0, 1.0), (2.0, 2.0), (3.0, 1.0), (1.5, 0.5)] {
+                let rows =
+                    Tensor::new(&[[0.3f64, -0.7, 0.2], [0.3, -0.7, 0.2]], &Device::Cpu)?.to_dtype(dtype)?;
+                let (x, y) = (Var::from_tensor(&rows)?, Var::from_tensor(&rows)?);
+                let lp = Lp::new(p, power, true)?;
+                for value in [lp.all_pairs(&x, &y)?, lp.all_pairs(&x, &x)?, lp.paired(&x, &y)?] {
+                    let sum = value.sum_all()?;
+                    assert_eq!(
+                        sum.to_dtype(DType::F64)?.to_scalar::<f64>()?,
+                        0.0,
+                        "p = {p}, power = {power}"
+                    );
+                    let grads = sum.backward()?;
+                    let Some(g) = grads.get(&x) else { continue };
+                    let g = g.abs()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+                    assert_eq!(g, 0.0, "p = {p}, power = {power}");
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BatchEasyHard, BatchEasyHardConfig, BatchHard, BatchHardConfig, Distance, DistanceSpec, Miner,
-    MultiSimilarityMiner, MultiSimilarityMinerConfig, PairMargin, PairMarginConfig, Result,
-    TripletMarginMiner, TripletMarginMinerConfig,
+    BatchEasyHard, BatchEasyHardConfig, BatchHard, BatchHardConfig, Distance, DistanceSpec, HardAware,
+    HardAwareConfig, Miner, MultiSimilarityMiner, MultiSimilarityMinerConfig, PairMargin, PairMarginConfig,
+    Result, TripletMarginMiner, TripletMarginMinerConfig,
 };
 
 /// A miner by name. The class names of pytorch-metric-learning are accepted as well.
@@ -27,6 +27,9 @@ pub enum MinerSpec {
     /// [`PairMargin`].
     #[serde(alias = "PairMarginMiner")]
     PairMargin(PairMarginConfig),
+    /// [`HardAware`].
+    #[serde(alias = "HDCMiner")]
+    HardAware(HardAwareConfig),
     /// [`MultiSimilarityMiner`].
     #[serde(alias = "MultiSimilarityMiner")]
     MultiSimilarity(MultiSimilarityMinerConfig),
@@ -50,6 +53,7 @@ impl MinerSpec {
             Self::BatchHard(config) => Arc::new(BatchHard::new(distance, config)),
             Self::BatchEasyHard(config) => Arc::new(BatchEasyHard::new(distance, config)?),
             Self::TripletMargin(config) => Arc::new(TripletMarginMiner { distance, config }),
+            Self::HardAware(config) => Arc::new(HardAware::new(distance, config)?),
             Self::MultiSimilarity(config) => Arc::new(MultiSimilarityMiner { distance, config }),
             Self::PairMargin(config) => Arc::new(PairMargin { distance, config }),
         })
