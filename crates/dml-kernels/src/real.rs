@@ -34,6 +34,8 @@ pub trait Real:
     fn max(self, other: Self) -> Self;
     /// The smaller; the other one where one is NaN.
     fn min(self, other: Self) -> Self;
+    /// Whether it is NaN.
+    fn is_nan(self) -> bool;
     /// The nearest value to an f64.
     fn from_f64(value: f64) -> Self;
     /// eˣ; NaN for NaN, 0 below the smallest normal number.
@@ -71,6 +73,10 @@ macro_rules! plain_arithmetic {
         #[inline(always)]
         fn min(self, other: Self) -> Self {
             $t::min(self, other)
+        }
+        #[inline(always)]
+        fn is_nan(self) -> bool {
+            $t::is_nan(self)
         }
         #[inline(always)]
         fn from_f64(value: f64) -> Self {
@@ -128,7 +134,7 @@ impl Real for f32 {
         let value = p * power(n >> 1) * power(n - (n >> 1));
         let value = if self < LOWEST { 0.0 } else { value };
         let value = if self > HIGHEST { f32::INFINITY } else { value };
-        if self.is_nan() { self } else { value }
+        if f32::is_nan(self) { self } else { value }
     }
 
     /// log(1 + t) = 2·artanh(s), s = t/(2 + t) ≤ 1/3: an odd series, cut where s¹⁵ falls below a rounding.

@@ -101,6 +101,21 @@ fn candles_own_max_pooling_has_the_wrong_gradient_and_ours_the_right_one() {
 }
 
 #[test]
+fn max_pooling_keeps_nan() {
+    for at in 0..9 {
+        let mut values = vec![1f32; 9];
+        values[at] = f32::NAN;
+        let x = Tensor::from_vec(values, (1, 1, 3, 3), &Device::Cpu).unwrap();
+        for (kernel, stride) in [(3, 3), (2, 1)] {
+            let y = max_pool2d(&x, kernel, stride).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert!(y.iter().any(|v| v.is_nan()), "{at} {kernel} {y:?}");
+        }
+        let y = max_pool2d(&x, 2, 2).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(y[0].is_nan(), [0, 1, 3, 4].contains(&at));
+    }
+}
+
+#[test]
 fn tied_maxima_give_the_gradient_to_the_first() {
     let x = Var::new(&[[[[7f64, 7.], [7., 7.]]]], &Device::Cpu).unwrap();
     let gradients = max_pool2d(&x, 2, 2).unwrap().sum_all().unwrap().backward().unwrap();

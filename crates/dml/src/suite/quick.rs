@@ -199,9 +199,11 @@ fn metric_run(
             record.values.insert(format!("{name}.{metric}"), value);
         }
     };
-    // A task that resumes is untrained here too: its checkpoint is read by `train`.
-    let untrained = evaluate_euclidean(&task.embed(&split.test)?, &labels)?;
-    note("untrained", untrained);
+    if problem.method == Method::Euclidean {
+        // All methods begin with the same encoder. A run that resumes is untrained here too: `train` reads its
+        // checkpoint.
+        note("untrained", evaluate_euclidean(&task.embed(&split.test)?, &labels)?);
+    }
     let losses = train(&task, training, watch)?;
     let embeddings = task.embed(&split.test)?;
     note("own", evaluate(task.generator().as_ref(), &embeddings, &labels)?);

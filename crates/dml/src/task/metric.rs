@@ -130,7 +130,7 @@ pub struct Scores {
 /// What the retrieval returns, e.g. for a class of one image.
 pub fn evaluate(phi: &dyn Generator, embeddings: &Tensor, labels: &[u32]) -> Result<Scores> {
     let scorer = Divergence::new(phi, Side::First, embeddings, embeddings)?;
-    let ranking = rank(&scorer, labels, labels, Gallery::IncludesQueries, Depth::All)?;
+    let ranking = rank(&scorer, labels, labels, Gallery::IncludesQueries, Depth::MaxRelevant)?;
     let mut recall = [0.0; 4];
     for (value, k) in recall.iter_mut().zip([1, 2, 4, 8]) {
         *value = ranking.mean(Metric::RecallAt(k))?;
