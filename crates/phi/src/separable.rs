@@ -179,34 +179,13 @@ impl Separable {
         self.slope.dims()[1]
     }
 
-    /// u_j·v_jk: each coordinate times the weights of its units, `[n, d]`, `[d·k]` → `[n, d·k]`.
-    fn spread(&self, u: &Tensor, v: &Tensor) -> Result<Tensor> {
-        let ((n, d), k) = (u.dims2()?, self.units());
-        let beside = u.unsqueeze(2)?.broadcast_as((n, d, k))?.reshape((n, d * k))?;
-        Ok((beside * rows(v, n)?)?)
-    }
-
-    /// Σ_k t_jk·v_jk: the weighted units of each coordinate added up, `[n, d·k]`, `[d·k]` → `[n, d]`.
-    fn gather(&self, t: &Tensor, v: &Tensor) -> Result<Tensor> {
-        let (d, k) = self.slope.dims2()?;
-        let n = t.dim(0)?;
-        Ok((t * rows(v, n)?)?.reshape((n, d, k))?.sum(D::Minus1)?)
-    }
-
     fn heights(&self) -> Result<Tensor> {
-        Ok(dml_kernels::softplus(&self.height.flatten_all()?)?) // [d·k]
+        Ok(dml_kernels::softplus(&self.height)?) // [d, k]
     }
 
-    /// w·u + b, `[n, d]` → `[n, d·k]`.
-    fn pre_activation(&self, x: &Tensor) -> Result<Tensor> {
-        let n = x.dim(0)?;
-        let u = ((x - self.middle)? * (1.0 / self.half))?;
-        Ok((self.spread(&u, &self.slope.flatten_all()?)? + rows(&self.knee.flatten_all()?, n)?)?)
-    }
-
-    /// softplus(a)·w/h, what a unit's slope counts in ∂φ/∂x: `[d·k]`.
-    fn weights(&self, heights: &Tensor) -> Result<Tensor> {
-        Ok(((heights * self.slope.flatten_all()?)? * (1.0 / self.half))?)
+    /// w/h, the slopes in units of x: `[d, k]`.
+    fn scale(&self) -> Result<Tensor> {
+        Ok((self.slope.as_tensor() * (1.0 / self.half))?)
     }
 }
 
@@ -215,20 +194,20 @@ impl Generator for Separable {
         Domain::Reals
     }
 
-    fn value(&self, x: &Tensor) -> Result<Tensor> {
-        self.check(NAME, "x", x)?;
-        let units = dot(&dml_kernels::softplus(&self.pre_activation(x)?)?, &self.heights()?)?;
-        Ok((units + (squared_norm(x)? * (0.5 * self.curvature))?)?)
-    }
-
+    /// The units' divergences from the middle m of the range, and their tangent there.
     fn value_and_grad(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         self.check(NAME, "x", x)?;
-        let z = self.pre_activation(x)?; // [n, d·k]
-        let heights = self.heights()?;
-        let units = dot(&dml_kernels::softplus(&z)?, &heights)?;
+        let (scale, heights) = (self.scale()?, self.heights()?);
+        let shift = (x - self.middle)?; // [n, d]
+        let (bend, slope) = dml_kernels::separable_units(&shift, &scale, &self.knee, &heights)?;
+        let at_middle = (dml_kernels::softplus(&self.knee)? * &heights)?.sum_all()?;
+        let weights = (&heights * scale)?;
+        let slope_at_middle = (dml_kernels::sigmoid(&self.knee)? * weights)?.sum(D::Minus1)?; // [d]
+        let n = x.dim(0)?;
+        let units =
+            ((bend + dot(&shift, &slope_at_middle)?)? + rows(&at_middle.unsqueeze(0)?, n)?.squeeze(1)?)?;
         let value = (units + (squared_norm(x)? * (0.5 * self.curvature))?)?;
-        let grad = self.gather(&dml_kernels::sigmoid(&z)?, &self.weights(&heights)?)?;
-        Ok((value, (grad + (x * self.curvature)?)?))
+        Ok((value, ((slope + rows(&slope_at_middle, n)?)? + (x * self.curvature)?)?))
     }
 
     /// The sum of the units' own divergences softplus(z̄ + δ) − softplus(z̄) − σ(z̄)δ, from δ = w(x − μ)/h.
@@ -236,18 +215,12 @@ impl Generator for Separable {
         check_pivot("Separable::centered", x, pivot)?;
         self.check("Separable::centered", "pivot", pivot)?;
         self.check("Separable::centered", "x", x)?;
-        let n = x.dim(0)?;
         let shift = shift(x, pivot)?; // [n, d]
-        let scale = (self.slope.flatten_all()? * (1.0 / self.half))?;
-        let delta = self.spread(&shift, &scale)?; // [n, d·k]
-        let z0 = self.pre_activation(pivot)?; // [1, d·k]
-        let slope0 = rows(&dml_kernels::sigmoid(&z0)?.squeeze(0)?, n)?;
-        let heights = self.heights()?;
-        let bend = (dml_kernels::softplus_increment(&z0, &delta)? - (&slope0 * &delta)?)?;
-        let value = (dot(&bend, &heights)? + (squared_norm(&shift)? * (0.5 * self.curvature))?)?;
-        let slope = dml_kernels::sigmoid(&(rows(&z0.squeeze(0)?, n)? + &delta)?)?;
-        let grad = self.gather(&(slope - slope0)?, &self.weights(&heights)?)?;
-        Ok((value, (grad + (shift * self.curvature)?)?))
+        let u = ((pivot - self.middle)? * (1.0 / self.half))?.t()?; // [d, 1]
+        let z0 = (u.broadcast_as(self.slope.shape())? * self.slope.as_tensor() + self.knee.as_tensor())?; // [d, k]
+        let (value, slope) = dml_kernels::separable_units(&shift, &self.scale()?, &z0, &self.heights()?)?;
+        let value = (value + (squared_norm(&shift)? * (0.5 * self.curvature))?)?;
+        Ok((value, (slope + (shift * self.curvature)?)?))
     }
 
     fn dim(&self) -> Option<usize> {
