@@ -9,6 +9,10 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use flags::{Command, Flags};
 
+/// A training step allocates and frees the same large tensors again and again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -19,7 +23,8 @@ fn main() -> ExitCode {
         .init();
     let result = match Flags::parse().command {
         Command::Reproduce(flags) => reproduce::run(&flags).map(|()| ExitCode::SUCCESS),
-        Command::Golden { .. } => Ok(ExitCode::FAILURE),
+        Command::Golden { dir } => golden::run(&dir, &mut std::io::stdout().lock())
+            .map(|summary| if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -58,6 +58,32 @@ pub fn adamw_step(param: &Var, grad: &Tensor, moments: &Var, step: u64, config: 
     param.set(&(kept - (step * config.learning_rate)?)?.detach())
 }
 
+vectorized! {
+    fn update_moments<T: Real>(m: &mut [T], v: &mut [T], grad: &[T], beta1: T, beta2: T) {
+        for ((m, v), &g) in m.iter_mut().zip(v).zip(grad) {
+            *m = *m * beta1 + g * (T::ONE - beta1);
+            *v = *v * beta2 + g * g * (T::ONE - beta2);
+        }
+    }
+}
+
+/// p ← kept·p − rate·m / (√(scale·v) + ε).
+pub(crate) struct Numbers<T> {
+    kept: T,
+    rate: T,
+    scale: T,
+    epsilon: T,
+}
+
+vectorized! {
+    fn update_param<T: Real>(param: &mut [T], m: &[T], v: &[T], numbers: Numbers<T>) {
+        let Numbers { kept, rate, scale, epsilon } = numbers;
+        for ((p, &m), &v) in param.iter_mut().zip(m).zip(v) {
+            *p = *p * kept - rate * m / ((v * scale).sqrt() + epsilon);
+        }
+    }
+}
+
 struct Moments(AdamW);
 
 impl InplaceOp2 for Moments {
@@ -70,12 +96,7 @@ impl InplaceOp2 for Moments {
             let grad = crate::cpu::contiguous(self.name(), <T as Real>::slice(grad)?, at)?;
             let (beta1, beta2) = (<T as Real>::from_f64(self.0.beta1), <T as Real>::from_f64(self.0.beta2));
             let (m, v) = <T as Real>::slice_mut(moments)?.split_at_mut(grad.len());
-            vectorized(|| {
-                for ((m, v), &g) in m.iter_mut().zip(v).zip(grad) {
-                    *m = *m * beta1 + g * (1.0 - beta1);
-                    *v = *v * beta2 + g * g * (1.0 - beta2);
-                }
-            });
+            update_moments(m, v, grad, beta1, beta2);
             Ok(())
         })
     }
@@ -102,11 +123,7 @@ impl InplaceOp2 for Update {
             let kept = of(1.0 - config.learning_rate * config.weight_decay);
             let rate = of(config.learning_rate / self.correction1);
             let (scale, epsilon) = (of(1.0 / self.correction2), of(config.epsilon));
-            vectorized(|| {
-                for ((p, &m), &v) in param.iter_mut().zip(m).zip(v) {
-                    *p = *p * kept - rate * m / ((v * scale).sqrt() + epsilon);
-                }
-            });
+            update_param(param, m, v, Numbers { kept, rate, scale, epsilon });
             Ok(())
         })
     }

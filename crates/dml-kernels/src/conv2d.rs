@@ -9,7 +9,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{Matrix, contiguous, gemm, threads, vectorized, with_slice};
+use crate::cpu::{Matrix, contiguous, gemm, lane_sum, map2_into, threads, vectorized, with_slice};
 use crate::linear::{Activation, relu_mask};
 use crate::real::{Real, on_cpu, with_real};
 
@@ -59,7 +59,7 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2d
 
 /// All sizes of one convolution.
 #[derive(Debug, Clone, Copy)]
-struct Geometry {
+pub(crate) struct Geometry {
     batch: usize,
     channels: usize,
     height: usize,
@@ -198,31 +198,6 @@ impl Geometry {
         }
     }
 
-    /// Adds columns back onto the image they came from, the transpose of [`columns`](Self::columns).
-    fn add_columns<T: Real>(&self, col: &[T], image: &mut [T]) {
-        let stride = self.config.stride;
-        let (plane, ow) = (self.plane(), self.out_width);
-        let kernel = self.kernel_height * self.kernel_width;
-        for (k, col) in col.chunks_exact(plane).enumerate() {
-            let (channel, ky, kx) = (k / kernel, k % kernel / self.kernel_width, k % self.kernel_width);
-            let image = &mut image[channel * self.height * self.width..][..self.height * self.width];
-            let (lo, hi, start) = self.span(kx);
-            for (oy, row) in col.chunks_exact(ow).enumerate() {
-                let Some(iy) = self.input_row(ky, oy).filter(|_| lo < hi) else { continue };
-                let input = &mut image[iy * self.width + start..(iy + 1) * self.width];
-                if stride == 1 {
-                    for (o, &v) in input[..hi - lo].iter_mut().zip(&row[lo..hi]) {
-                        *o += v;
-                    }
-                } else {
-                    for (o, &v) in input.iter_mut().step_by(stride).zip(&row[lo..hi]) {
-                        *o += v;
-                    }
-                }
-            }
-        }
-    }
-
     fn forward<T: Real>(&self, x: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
         let mut out = vec![T::ZERO; self.batch * self.result()];
         if out.is_empty() {
@@ -248,20 +223,13 @@ impl Geometry {
             let col = if self.is_pointwise() {
                 image
             } else {
-                vectorized(|| self.columns(image, col));
+                self.columns(image, col);
                 &*col
             };
             let weight = Matrix::new(weight, group_outputs, depth);
             gemm(out, weight, Matrix::new(col, depth, plane), false, false);
         }
-        vectorized(|| {
-            for (out, &b) in out.chunks_exact_mut(plane).zip(bias) {
-                match self.config.activation {
-                    Activation::Identity => out.iter_mut().for_each(|v| *v += b),
-                    Activation::Relu => out.iter_mut().for_each(|v| *v = (*v + b).max(T::ZERO)),
-                }
-            }
-        });
+        finish(out, bias, self.config.activation);
     }
 
     /// Gradients of input (where wanted), weight and bias.
@@ -322,19 +290,11 @@ impl Geometry {
                 Activation::Identity => grad,
                 Activation::Relu => {
                     let res = &part.res[i * self.result()..][..self.result()];
-                    vectorized(|| {
-                        for ((o, &g), &r) in masked.iter_mut().zip(grad).zip(res) {
-                            *o = relu_mask(g, r);
-                        }
-                    });
+                    map2_into(&mut masked, grad, res, relu_mask);
                     &masked
                 }
             };
-            vectorized(|| {
-                for (sum, grad) in to_bias.iter_mut().zip(grad.chunks_exact(plane)) {
-                    *sum += lane_sum(grad);
-                }
-            });
+            add_plane_sums(to_bias, grad);
             let image = &part.x[i * self.image()..][..self.image()];
             for g in 0..groups {
                 let group_image = self.image() / groups;
@@ -344,7 +304,7 @@ impl Geometry {
                 if self.is_pointwise() {
                     gemm(to_weight, grad, Matrix::new(image, depth, plane).t(), true, false);
                 } else {
-                    vectorized(|| self.columns(image, &mut col));
+                    self.columns(image, &mut col);
                     gemm(to_weight, grad, Matrix::new(&col, depth, plane).t(), true, false);
                 }
                 if let Some(to_x) = to_x.as_deref_mut() {
@@ -354,10 +314,59 @@ impl Geometry {
                         gemm(to_image, weight, grad, false, false);
                     } else {
                         gemm(&mut col, weight, grad, false, false);
-                        vectorized(|| self.add_columns(&col, to_image));
+                        add_columns(self, &col, to_image);
                     }
                 }
             }
+        }
+    }
+}
+
+vectorized! {
+    /// Adds columns back onto the image they came from, the transpose of [`Geometry::columns`].
+    fn add_columns<T: Real>(geometry: &Geometry, col: &[T], image: &mut [T]) {
+        let stride = geometry.config.stride;
+        let (plane, ow) = (geometry.plane(), geometry.out_width);
+        let kernel = geometry.kernel_height * geometry.kernel_width;
+        for (k, col) in col.chunks_exact(plane).enumerate() {
+            let (channel, ky, kx) = (k / kernel, k % kernel / geometry.kernel_width, k % geometry.kernel_width);
+            let image = &mut image[channel * geometry.height * geometry.width..][..geometry.height * geometry.width];
+            let (lo, hi, start) = geometry.span(kx);
+            for (oy, row) in col.chunks_exact(ow).enumerate() {
+                let Some(iy) = geometry.input_row(ky, oy).filter(|_| lo < hi) else { continue };
+                let input = &mut image[iy * geometry.width + start..(iy + 1) * geometry.width];
+                if stride == 1 {
+                    for (o, &v) in input[..hi - lo].iter_mut().zip(&row[lo..hi]) {
+                        *o += v;
+                    }
+                } else {
+                    for (o, &v) in input.iter_mut().step_by(stride).zip(&row[lo..hi]) {
+                        *o += v;
+                    }
+                }
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// Adds each channel's bias and applies the activation.
+    fn finish<T: Real>(out: &mut [T], bias: &[T], activation: Activation) {
+        let plane = out.len() / bias.len();
+        for (out, &b) in out.chunks_exact_mut(plane).zip(bias) {
+            match activation {
+                Activation::Identity => out.iter_mut().for_each(|v| *v += b),
+                Activation::Relu => out.iter_mut().for_each(|v| *v = (*v + b).max(T::ZERO)),
+            }
+        }
+    }
+}
+
+vectorized! {
+    fn add_plane_sums<T: Real>(sums: &mut [T], grad: &[T]) {
+        let plane = grad.len() / sums.len();
+        for (sum, grad) in sums.iter_mut().zip(grad.chunks_exact(plane)) {
+            *sum += lane_sum(grad);
         }
     }
 }
@@ -367,24 +376,6 @@ struct Piece<'a, T> {
     x: &'a [T],
     res: &'a [T],
     grad: &'a [T],
-}
-
-/// A sum in a fixed order that fills the vector registers: eight partial sums, then those.
-#[inline(always)]
-pub(crate) fn lane_sum<T: Real>(values: &[T]) -> T {
-    let mut lanes = [T::ZERO; 8];
-    let chunks = values.chunks_exact(8);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane += v;
-        }
-    }
-    let mut sum = T::ZERO;
-    for v in lanes.into_iter().chain(rest.iter().copied()) {
-        sum += v;
-    }
-    sum
 }
 
 struct Conv2d(Geometry);

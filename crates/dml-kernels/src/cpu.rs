@@ -34,35 +34,61 @@ pub(crate) fn with_slice<T: Real, R>(op: &str, x: &Tensor, f: impl FnOnce(&[T]) 
     }
 }
 
-/// Runs `body` compiled for the widest vector instructions the processor has.
-#[inline]
-pub(crate) fn vectorized<R>(body: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(body)
+/// Defines a function whose body is compiled twice, for the processor's wide vector registers and for any.
+///
+/// The body is inlined into both, which a closure handed to a dispatcher is not once it has grown.
+macro_rules! vectorized {
+    ($(#[$meta:meta])* fn $name:ident<$($generic:ident: $bound:path),*>($($arg:ident: $type:ty),* $(,)?)
+        $(-> $result:ty)? $body:block) => {
+        $(#[$meta])*
+        pub(crate) fn $name<$($generic: $bound),*>($($arg: $type),*) $(-> $result)? {
+            #[inline(always)]
+            fn body<$($generic: $bound),*>($($arg: $type),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                fn wide<$($generic: $bound),*>($($arg: $type),*) $(-> $result)? {
+                    body($($arg),*)
+                }
+                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                    // SAFETY: the processor has the features that the function is compiled for.
+                    return unsafe { wide($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    };
+}
+pub(crate) use vectorized;
+
+vectorized! {
+    fn map_into<T: Real, F: Fn(T) -> T>(out: &mut [T], x: &[T], f: F) {
+        for (o, &v) in out.iter_mut().zip(x) {
+            *o = f(v);
+        }
+    }
+}
+
+vectorized! {
+    fn map2_into<T: Real, F: Fn(T, T) -> T>(out: &mut [T], x: &[T], y: &[T], f: F) {
+        for ((o, &a), &b) in out.iter_mut().zip(x).zip(y) {
+            *o = f(a, b);
+        }
+    }
 }
 
 /// `out[i] = f(x[i])`.
 pub(crate) fn map<T: Real>(x: &[T], f: impl Fn(T) -> T + Sync) -> Vec<T> {
     let mut out = vec![T::ZERO; x.len()];
-    share(&mut out, 1, |start, out| {
-        vectorized(|| {
-            for (o, &v) in out.iter_mut().zip(&x[start..]) {
-                *o = f(v);
-            }
-        });
-    });
+    share(&mut out, 1, |start, out| map_into(out, &x[start..], &f));
     out
 }
 
 /// `out[i] = f(x[i], y[i])`.
 pub(crate) fn map2<T: Real>(x: &[T], y: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
     let mut out = vec![T::ZERO; x.len()];
-    share(&mut out, 1, |start, out| {
-        vectorized(|| {
-            for ((o, &a), &b) in out.iter_mut().zip(&x[start..]).zip(&y[start..]) {
-                *o = f(a, b);
-            }
-        });
-    });
+    share(&mut out, 1, |start, out| map2_into(out, &x[start..], &y[start..], &f));
     out
 }
 
@@ -151,15 +177,37 @@ pub(crate) fn gemm<T: Real>(
     }
 }
 
-/// Sums over the rows of a row-major `[rows, cols]` matrix, in the order of the rows.
-pub(crate) fn column_sums<T: Real>(x: &[T], cols: usize) -> Vec<T> {
-    let mut out = vec![T::ZERO; cols];
-    vectorized(|| {
-        for row in x.chunks_exact(cols.max(1)) {
+vectorized! {
+    fn add_rows<T: Real>(out: &mut [T], x: &[T]) {
+        for row in x.chunks_exact(out.len().max(1)) {
             for (o, &v) in out.iter_mut().zip(row) {
                 *o += v;
             }
         }
-    });
+    }
+}
+
+/// Sums over the rows of a row-major `[rows, cols]` matrix, in the order of the rows.
+pub(crate) fn column_sums<T: Real>(x: &[T], cols: usize) -> Vec<T> {
+    let mut out = vec![T::ZERO; cols];
+    add_rows(&mut out, x);
     out
+}
+
+/// A sum in a fixed order that fills the vector registers: eight partial sums, then those.
+#[inline(always)]
+pub(crate) fn lane_sum<T: Real>(values: &[T]) -> T {
+    let mut lanes = [T::ZERO; 8];
+    let chunks = values.chunks_exact(8);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane += v;
+        }
+    }
+    let mut sum = T::ZERO;
+    for v in lanes.into_iter().chain(rest.iter().copied()) {
+        sum += v;
+    }
+    sum
 }

@@ -126,6 +126,12 @@ impl CustomOp3 for Linear {
     }
 }
 
+vectorized! {
+    fn rectify<T: Real>(out: &mut [T]) {
+        out.iter_mut().for_each(|v| *v = v.max(T::ZERO));
+    }
+}
+
 /// The gradient where the output is positive, 0 elsewhere.
 #[inline(always)]
 pub(crate) fn relu_mask<T: Real>(grad: T, res: T) -> T {
@@ -142,7 +148,7 @@ impl Linear {
         gemm(&mut out, Matrix::new(x, n, self.inputs), weight, true, true);
         if self.activation == Activation::Relu {
             share(&mut out, 1, |_, out| {
-                vectorized(|| out.iter_mut().for_each(|v| *v = v.max(T::ZERO)));
+                rectify(out);
             });
         }
         out

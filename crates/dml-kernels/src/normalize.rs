@@ -61,34 +61,39 @@ fn inverse_length<T: Real>(row: &[T]) -> T {
     T::ONE / if length < T::from_f64(SHORTEST) { T::from_f64(SHORTEST) } else { length }
 }
 
+vectorized! {
+    fn forward_rows<T: Real>(out: &mut [T], x: &[T], d: usize) {
+        for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+            let inverse = inverse_length(x);
+            out.iter_mut().zip(x).for_each(|(o, &v)| *o = v * inverse);
+        }
+    }
+}
+
+vectorized! {
+    /// (g − y⟨g, y⟩) / ‖x‖, the part of the gradient along the sphere.
+    fn backward_rows<T: Real>(out: &mut [T], x: &[T], y: &[T], grad: &[T], d: usize) {
+        let rows = x.chunks_exact(d).zip(y.chunks_exact(d)).zip(grad.chunks_exact(d));
+        for (out, ((x, y), g)) in out.chunks_exact_mut(d).zip(rows) {
+            let (inverse, along) = (inverse_length(x), dot(g, y));
+            for ((o, &g), &y) in out.iter_mut().zip(g).zip(y) {
+                *o = (g - y * along) * inverse;
+            }
+        }
+    }
+}
+
 impl Normalize {
     fn forward<T: Real>(&self, x: &[T]) -> Vec<T> {
         let mut out = vec![T::ZERO; x.len()];
-        share(&mut out, self.d, |start, out| {
-            vectorized(|| {
-                for (out, x) in out.chunks_exact_mut(self.d).zip(x[start..].chunks_exact(self.d)) {
-                    let inverse = inverse_length(x);
-                    out.iter_mut().zip(x).for_each(|(o, &v)| *o = v * inverse);
-                }
-            });
-        });
+        share(&mut out, self.d, |start, out| forward_rows(out, &x[start..], self.d));
         out
     }
 
-    /// (g − y⟨g, y⟩) / ‖x‖, the part of the gradient along the sphere.
     fn backward<T: Real>(&self, x: &[T], y: &[T], grad: &[T]) -> Vec<T> {
         let mut out = vec![T::ZERO; x.len()];
         share(&mut out, self.d, |start, out| {
-            vectorized(|| {
-                let rows = x[start..].chunks_exact(self.d).zip(y[start..].chunks_exact(self.d));
-                let rows = rows.zip(grad[start..].chunks_exact(self.d));
-                for (out, ((x, y), g)) in out.chunks_exact_mut(self.d).zip(rows) {
-                    let (inverse, along) = (inverse_length(x), dot(g, y));
-                    for ((o, &g), &y) in out.iter_mut().zip(g).zip(y) {
-                        *o = (g - y * along) * inverse;
-                    }
-                }
-            });
+            backward_rows(out, &x[start..], &y[start..], &grad[start..], self.d);
         });
         out
     }

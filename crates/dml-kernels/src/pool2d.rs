@@ -85,7 +85,7 @@ fn pool(x: &Tensor, kernel: usize, stride: usize, kind: Kind) -> Result<Tensor> 
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Pool {
+pub(crate) struct Pool {
     kind: Kind,
     planes: usize,
     height: usize,
@@ -94,6 +94,31 @@ struct Pool {
     stride: usize,
     out_height: usize,
     out_width: usize,
+}
+
+vectorized! {
+    fn forward_planes<T: Real>(pool: &Pool, x: &[T], out: &mut [T]) {
+        let planes = x.chunks_exact(pool.height * pool.width);
+        for (x, out) in planes.zip(out.chunks_exact_mut(pool.out_height * pool.out_width)) {
+            for (oy, out) in out.chunks_exact_mut(pool.out_width).enumerate() {
+                pool.forward_row(x, oy, out);
+            }
+        }
+    }
+}
+
+vectorized! {
+    fn backward_planes<T: Real>(pool: &Pool, x: &[T], results: (&[T], &[T]), to_x: &mut [T]) {
+        let mut open = vec![T::ZERO; pool.out_width];
+        let plane = pool.height * pool.width;
+        for (p, (x, to_x)) in x.chunks_exact(plane).zip(to_x.chunks_exact_mut(plane)).enumerate() {
+            for oy in 0..pool.out_height {
+                let at = (p * pool.out_height + oy) * pool.out_width;
+                let row = (&results.0[at..][..pool.out_width], &results.1[at..][..pool.out_width]);
+                pool.backward_row(x, row, oy, &mut open, to_x);
+            }
+        }
+    }
 }
 
 impl Pool {
@@ -112,14 +137,7 @@ impl Pool {
         let plane = self.out_height * self.out_width;
         let mut out = vec![T::ZERO; self.planes * plane];
         share(&mut out, plane, |start, out| {
-            vectorized(|| {
-                for (i, out) in out.chunks_exact_mut(plane.max(1)).enumerate() {
-                    let x = &x[(start / plane + i) * self.height * self.width..][..self.height * self.width];
-                    for (oy, out) in out.chunks_exact_mut(self.out_width).enumerate() {
-                        self.forward_row(x, oy, out);
-                    }
-                }
-            });
+            forward_planes(self, &x[start / plane * self.height * self.width..], out);
         });
         out
     }
@@ -146,18 +164,8 @@ impl Pool {
         let (plane, out_plane) = (self.height * self.width, self.out_height * self.out_width);
         let mut to_x = vec![T::ZERO; x.len()];
         share(&mut to_x, plane, |start, to_x| {
-            vectorized(|| {
-                let mut open = vec![T::ZERO; self.out_width];
-                for (i, to_x) in to_x.chunks_exact_mut(plane).enumerate() {
-                    let p = start / plane + i;
-                    let x = &x[p * plane..][..plane];
-                    for oy in 0..self.out_height {
-                        let at = p * out_plane + oy * self.out_width;
-                        let row = (&res[at..][..self.out_width], &grad[at..][..self.out_width]);
-                        self.backward_row(x, row, oy, &mut open, to_x);
-                    }
-                }
-            });
+            let out_start = start / plane * out_plane;
+            backward_planes(self, &x[start..], (&res[out_start..], &grad[out_start..]), to_x);
         });
         to_x
     }

@@ -131,7 +131,7 @@ impl Real for f32 {
         // 2ⁿ in two factors, because n = 128 and n = −127 have none of their own.
         let n = (t.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
         let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
-        let value = p * power(n >> 1) * power(n - (n >> 1));
+        let value = p * power(n >> 1) * power(n.wrapping_sub(n >> 1));
         let value = if self < LOWEST { 0.0 } else { value };
         let value = if self > HIGHEST { f32::INFINITY } else { value };
         if f32::is_nan(self) { self } else { value }

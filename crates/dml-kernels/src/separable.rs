@@ -11,7 +11,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{contiguous, threads, vectorized, with_slice};
+use crate::cpu::{contiguous, lane_sum, threads, vectorized, with_slice};
 use crate::real::{Real, on_cpu, with_real};
 use crate::softplus::{above_kink, increment_of, sigmoid, sigmoid_of, softplus_increment};
 
@@ -65,22 +65,17 @@ struct Units {
     k: usize,
 }
 
-/// The units of one coordinate, with what all rows share: σ(z₀) and log(1 + e^−|z₀|).
-struct Coordinate<'a, T> {
-    scale: &'a [T],
-    at_pivot: &'a [T],
-    height: &'a [T],
-    slope0: Vec<T>,
-    above0: Vec<T>,
-}
-
 impl Units {
-    fn coordinate<'a, T: Real>(&self, units: &'a [T], j: usize) -> Coordinate<'a, T> {
-        let part = |p: usize| &units[(p * self.d + j) * self.k..][..self.k];
-        let (scale, at_pivot, height) = (part(0), part(1), part(2));
-        let slope0 = at_pivot.iter().map(|&z| sigmoid_of(z)).collect();
-        let above0 = at_pivot.iter().map(|&z| above_kink(z)).collect();
-        Coordinate { scale, at_pivot, height, slope0, above0 }
+    /// The units of coordinate j.
+    fn coordinate<T: Real>(&self, units: &[T], j: usize) -> impl Iterator<Item = Unit<T>> {
+        let part = |p: usize| units[(p * self.d + j) * self.k..][..self.k].iter().copied();
+        part(0).zip(part(1)).zip(part(2)).map(|((scale, at_pivot), height)| Unit {
+            scale,
+            at_pivot,
+            height,
+            slope0: sigmoid_of(at_pivot),
+            above0: above_kink(at_pivot),
+        })
     }
 
     /// Calls `f(coordinate, its column of results)` for all coordinates, shared among threads, and returns the
@@ -92,22 +87,25 @@ impl Units {
         }
         let piece = self.d.div_ceil(threads());
         out.par_chunks_mut(piece * width).enumerate().for_each(|(i, out)| {
-            vectorized(|| {
-                for (j, out) in out.chunks_exact_mut(width).enumerate() {
-                    f(i * piece + j, out);
-                }
-            });
+            for (j, out) in out.chunks_exact_mut(width).enumerate() {
+                f(i * piece + j, out);
+            }
         });
         out
+    }
+
+    /// Column j of a row-major `[n, d]` matrix.
+    fn column<T: Real>(&self, x: &[T], j: usize) -> Vec<T> {
+        x.iter().skip(j).step_by(self.d).copied().collect()
     }
 
     fn forward<T: Real>(&self, shift: &[T], units: &[T]) -> Vec<T> {
         let (n, d) = (self.n, self.d);
         let columns = self.columns(2 * n, |j, out| {
-            let unit = self.coordinate(units, j);
+            let shift = self.column(shift, j);
             let (values, slopes) = out.split_at_mut(n);
-            for (i, (value, slope)) in values.iter_mut().zip(slopes).enumerate() {
-                (*value, *slope) = unit.row(shift[i * d + j]);
+            for unit in self.coordinate(units, j) {
+                add_unit(&unit, &shift, values, slopes);
             }
         });
         // [d, 2, n] → [2, n, d]
@@ -125,12 +123,24 @@ impl Units {
         let (n, d, k) = (self.n, self.d, self.k);
         let (grad_value, grad_slope) = grad.split_at(n * d);
         let columns = self.columns(n + 3 * k, |j, out| {
-            let unit = self.coordinate(units, j);
+            let rows = Rows {
+                shift: self.column(shift, j),
+                grad_value: self.column(grad_value, j),
+                grad_slope: self.column(grad_slope, j),
+            };
+            let slopes = self.column(slopes, j);
             let (to_shift, to_units) = out.split_at_mut(n);
-            for (i, to_shift) in to_shift.iter_mut().enumerate() {
-                let at = i * d + j;
-                let (gv, gs) = (grad_value[at], grad_slope[at]);
-                *to_shift = gv * slopes[at] + gs * unit.row_backward(shift[at], gv, gs, to_units);
+            let mut terms = [(); 3].map(|()| vec![T::ZERO; n]);
+            for (at, unit) in self.coordinate(units, j).enumerate() {
+                unit_backward(&unit, &rows, to_shift, &mut terms);
+                for (p, terms) in terms.iter().enumerate() {
+                    to_units[p * k + at] = lane_sum(terms);
+                }
+            }
+            // `to_shift` holds ∂slope/∂δ so far.
+            let grads = rows.grad_value.iter().zip(&rows.grad_slope);
+            for ((o, &slope), (&gv, &gs)) in to_shift.iter_mut().zip(&slopes).zip(grads) {
+                *o = gv * slope + gs * *o;
             }
         });
         let (mut to_shift, mut to_units) = (vec![T::ZERO; n * d], vec![T::ZERO; 3 * d * k]);
@@ -146,58 +156,54 @@ impl Units {
     }
 }
 
-/// Partial sums, so that a row's units fill the vector registers in a fixed order.
-const LANES: usize = 8;
+/// What the rows give one coordinate: shifts, and the gradients of values and slopes.
+pub(crate) struct Rows<T> {
+    shift: Vec<T>,
+    grad_value: Vec<T>,
+    grad_slope: Vec<T>,
+}
 
-impl<T: Real> Coordinate<'_, T> {
-    /// value and slope of one shift.
-    #[inline(always)]
-    fn row(&self, delta: T) -> (T, T) {
-        let (mut value, mut slope) = ([T::ZERO; LANES], [T::ZERO; LANES]);
-        let k = self.scale.len();
-        for start in (0..k).step_by(LANES) {
-            for lane in 0..LANES.min(k - start) {
-                let at = start + lane;
-                let (s, z0, a) = (self.scale[at], self.at_pivot[at], self.height[at]);
-                let step = s * delta;
-                value[lane] += a * (increment_of(z0, self.above0[at], step) - self.slope0[at] * step);
-                slope[lane] += a * s * (sigmoid_of(z0 + step) - self.slope0[at]);
-            }
-        }
-        (sum(value), sum(slope))
-    }
+/// One unit, with what all rows share: σ(z₀) and log(1 + e^−|z₀|).
+pub(crate) struct Unit<T> {
+    scale: T,
+    at_pivot: T,
+    height: T,
+    slope0: T,
+    above0: T,
+}
 
-    /// Adds what one row gives the units' gradients and returns ∂slope/∂δ.
-    #[inline(always)]
-    fn row_backward(&self, delta: T, gv: T, gs: T, to_units: &mut [T]) -> T {
-        let k = self.scale.len();
-        let (to_scale, rest) = to_units.split_at_mut(k);
-        let (to_pivot, to_height) = rest.split_at_mut(k);
-        let mut curvature = [T::ZERO; LANES];
-        for start in (0..k).step_by(LANES) {
-            for lane in 0..LANES.min(k - start) {
-                let at = start + lane;
-                let (s, z0, a, s0) = (self.scale[at], self.at_pivot[at], self.height[at], self.slope0[at]);
-                let step = s * delta;
-                let slope = sigmoid_of(z0 + step);
-                let (rise, bend, bend0) = (slope - s0, slope * (T::ONE - slope), s0 * (T::ONE - s0));
-                curvature[lane] += a * s * s * bend;
-                to_scale[at] += a * (gv * delta * rise + gs * (rise + step * bend));
-                to_pivot[at] += a * (gv * (rise - bend0 * step) + gs * s * (bend - bend0));
-                to_height[at] += gv * (increment_of(z0, self.above0[at], step) - s0 * step) + gs * s * rise;
-            }
+// Loops run over the rows, which are many and independent, so they fill the vector registers.
+
+vectorized! {
+    /// Adds the unit's values and slopes at all shifts.
+    fn add_unit<T: Real>(unit: &Unit<T>, shift: &[T], values: &mut [T], slopes: &mut [T]) {
+        let Unit { scale, at_pivot, height, slope0, above0 } = *unit;
+        for ((value, slope), &delta) in values.iter_mut().zip(slopes).zip(shift) {
+            let step = scale * delta;
+            *value += height * (increment_of(at_pivot, above0, step) - slope0 * step);
+            *slope += height * scale * (sigmoid_of(at_pivot + step) - slope0);
         }
-        sum(curvature)
     }
 }
 
-#[inline(always)]
-fn sum<T: Real>(lanes: [T; LANES]) -> T {
-    let mut total = T::ZERO;
-    for v in lanes {
-        total += v;
+vectorized! {
+    /// Adds ∂slope/∂δ of each row to `curvature`, and sets each row's terms of the gradients of s, z₀ and a.
+    fn unit_backward<T: Real>(unit: &Unit<T>, rows: &Rows<T>, curvature: &mut [T], terms: &mut [Vec<T>; 3]) {
+        let Unit { scale: s, at_pivot: z0, height: a, slope0: s0, above0 } = *unit;
+        let bend0 = s0 * (T::ONE - s0);
+        let [to_scale, to_pivot, to_height] = terms;
+        let inputs = rows.shift.iter().zip(&rows.grad_value).zip(&rows.grad_slope);
+        let outputs = curvature.iter_mut().zip(to_scale).zip(to_pivot).zip(to_height);
+        for (((&delta, &gv), &gs), (((curvature, to_scale), to_pivot), to_height)) in inputs.zip(outputs) {
+            let step = s * delta;
+            let slope = sigmoid_of(z0 + step);
+            let (rise, bend) = (slope - s0, slope * (T::ONE - slope));
+            *curvature += a * s * s * bend;
+            *to_scale = a * (gv * delta * rise + gs * (rise + step * bend));
+            *to_pivot = a * (gv * (rise - bend0 * step) + gs * s * (bend - bend0));
+            *to_height = gv * (increment_of(z0, above0, step) - s0 * step) + gs * s * rise;
+        }
     }
-    total
 }
 
 impl CustomOp2 for Units {

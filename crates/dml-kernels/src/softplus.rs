@@ -143,15 +143,7 @@ impl CustomOp2 for SoftplusIncrement {
             let above0: Vec<T> = z0.iter().map(|&z| above_kink(z)).collect();
             let mut out = vec![0 as T; delta.len()];
             share(&mut out, z0.len(), |start, out| {
-                vectorized(|| {
-                    for (out, delta) in
-                        out.chunks_exact_mut(z0.len()).zip(delta[start..].chunks_exact(z0.len()))
-                    {
-                        for (((o, &z0), &g0), &d) in out.iter_mut().zip(z0).zip(&above0).zip(delta) {
-                            *o = increment_of(z0, g0, d);
-                        }
-                    }
-                });
+                increments(out, &delta[start..], z0, &above0);
             });
             Ok((T::storage(out), delta_layout.shape().clone()))
         })
@@ -175,19 +167,33 @@ impl CustomOp2 for SoftplusIncrement {
     }
 }
 
+vectorized! {
+    fn increments<T: Real>(out: &mut [T], delta: &[T], z0: &[T], above0: &[T]) {
+        for (out, delta) in out.chunks_exact_mut(z0.len()).zip(delta.chunks_exact(z0.len())) {
+            for (((o, &z0), &g0), &d) in out.iter_mut().zip(z0).zip(above0).zip(delta) {
+                *o = increment_of(z0, g0, d);
+            }
+        }
+    }
+}
+
+vectorized! {
+    fn increment_gradients<T: Real>(out: &mut [T], delta: &[T], grad: &[T], z0: &[T]) {
+        let rows = delta.chunks_exact(z0.len()).zip(grad.chunks_exact(z0.len()));
+        for (out, (delta, grad)) in out.chunks_exact_mut(z0.len()).zip(rows) {
+            for (((o, &z0), &d), &g) in out.iter_mut().zip(z0).zip(delta).zip(grad) {
+                *o = g * sigmoid_of(z0 + d);
+            }
+        }
+    }
+}
+
 /// ∂/∂δ = σ(z₀ + δ) and ∂/∂z₀ = Σ_rows σ(z₀ + δ) − σ(z₀).
 fn increment_backward<T: Real>(z0: &[T], delta: &[T], grad: &[T]) -> (Vec<T>, Vec<T>) {
     let k = z0.len();
     let mut to_delta = vec![T::ZERO; delta.len()];
     share(&mut to_delta, k, |start, out| {
-        vectorized(|| {
-            let rows = delta[start..].chunks_exact(k).zip(grad[start..].chunks_exact(k));
-            for (out, (delta, grad)) in out.chunks_exact_mut(k).zip(rows) {
-                for (((o, &z0), &d), &g) in out.iter_mut().zip(z0).zip(delta).zip(grad) {
-                    *o = g * sigmoid_of(z0 + d);
-                }
-            }
-        });
+        increment_gradients(out, &delta[start..], &grad[start..], z0);
     });
     let mut to_z0 = column_sums(&to_delta, k);
     for ((o, g), &z0) in to_z0.iter_mut().zip(column_sums(grad, k)).zip(z0) {
