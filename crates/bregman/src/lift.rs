@@ -9,6 +9,7 @@
 //! (Cayton 2008, for the geometry of such searches).
 
 use candle_core::Tensor;
+use dml_kernels::matmul;
 use phi::Generator;
 
 use crate::{
@@ -113,7 +114,7 @@ impl<'a> Lift<'a> {
     /// As [`all_pairs`](crate::all_pairs).
     pub fn divergences(&self, q: &Tensor, g: &Tensor) -> Result<Tensor> {
         let (q, offset) = self.queries_and_offset(q)?; // [n, d+1], [n]
-        let scores = q.matmul(&self.gallery(g)?.t()?)?; // [n, m]
+        let scores = matmul(&q, &self.gallery(g)?.t()?)?; // [n, m]
         clamp(&offset.unsqueeze(1)?.broadcast_sub(&scores)?, false)
     }
 

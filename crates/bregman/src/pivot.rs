@@ -6,6 +6,7 @@
 //! divergences themselves, however far from the origin the points lie.
 
 use candle_core::{D, DType, Device, Tensor};
+use dml_kernels::matmul;
 use phi::{Domain, Generator};
 
 use crate::{Error, Result, error::check_points};
@@ -34,7 +35,7 @@ pub(crate) fn mean_of(phi: &dyn Generator, parts: &[&Tensor]) -> Result<Tensor> 
         // A product with a row of 1/n: candle sums leading dimensions slowly and one term after the other.
         let weights = Tensor::full(1.0f64 / rows as f64, (1, x.dims()[0]), &Device::Cpu)?;
         let weights = weights.to_dtype(x.dtype())?.to_device(x.device())?;
-        let part = weights.matmul(&x.detach().contiguous()?)?; // [1, d]
+        let part = matmul(&weights, &x.detach())?; // [1, d]
         sum = Some(match sum {
             None => part,
             Some(sum) => (sum + part)?,
@@ -103,7 +104,7 @@ impl Evaluated {
     /// The additive terms ride in the product as two more columns: adding them by broadcasting would cost
     /// candle a slow sum over rows in the backward pass, and so backward is two products as well.
     pub fn divergences(&self, other: &Self) -> Result<Tensor> {
-        Ok(self.as_first()?.matmul(&other.as_second()?.t()?)?)
+        Ok(matmul(&self.as_first()?, &other.as_second()?.t()?)?)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Both are symmetric by their formula and keep a row per query and a column per item.
 
 use candle_core::{D, Tensor};
+use dml_kernels::matmul;
 use phi::Generator;
 
 use crate::{
@@ -77,7 +78,7 @@ pub fn jeffreys_all_pairs(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result
         ],
         1,
     )?; // [m, 2d+2]
-    clamp(&left.matmul(&right.t()?)?, x.id() == y.id())
+    clamp(&matmul(&left, &right.t()?)?, x.id() == y.id())
 }
 
 /// Row-wise Jensen–Bregman divergences, `out[i]` = ½φ(x_i) + ½φ(y_i) − φ(½x_i + ½y_i).

@@ -119,6 +119,17 @@ impl<'a, T> Matrix<'a, T> {
         Self { data, rows, cols, row_stride: cols, col_stride: 1 }
     }
 
+    /// The matrix that a layout of rank 2 describes.
+    pub(crate) fn of(data: &'a [T], layout: &Layout) -> Self {
+        let (dims, stride) = (layout.dims(), layout.stride());
+        let data = &data[layout.start_offset()..];
+        let matrix =
+            Self { data, rows: dims[0], cols: dims[1], row_stride: stride[0], col_stride: stride[1] };
+        let last = matrix.rows.saturating_sub(1) * stride[0] + matrix.cols.saturating_sub(1) * stride[1];
+        assert!(dims.contains(&0) || last < data.len(), "{layout:?} over {} elements", data.len());
+        matrix
+    }
+
     /// The transpose.
     pub(crate) fn t(self) -> Self {
         Self {
@@ -149,8 +160,8 @@ pub(crate) fn gemm<T: Real>(
     }
     let parallelism =
         if parallel && threads() > 1 { gemm::Parallelism::Rayon(threads()) } else { gemm::Parallelism::None };
-    // SAFETY: `Matrix::new` checked that rows·cols elements are there, and `t` only swaps the strides, so every
-    // (i, j) of `a` and `b` lies in its slice; `out` holds rows·cols elements, is exclusive, and cannot overlap
+    // SAFETY: `Matrix::new` and `Matrix::of` checked that the last element lies in the slice, and `t` only swaps the
+    // strides, so every (i, j) of `a` and `b` lies in its slice; `out` holds rows·cols elements, is exclusive, and cannot overlap
     // the shared slices.
     unsafe {
         gemm::gemm(

@@ -4,7 +4,9 @@ mod common;
 
 use candle_core::{DType, Tensor, Var};
 use common::{assert_close, normal, weigh};
-use dml_kernels::{Activation, Conv2dConfig, avg_pool2d, conv2d, linear, max_pool2d, sigmoid, softplus};
+use dml_kernels::{
+    Activation, Conv2dConfig, avg_pool2d, conv2d, linear, matmul, max_pool2d, sigmoid, softplus,
+};
 use proptest::prelude::*;
 
 const ROUND_OFF: f64 = 1e-12;
@@ -62,6 +64,28 @@ proptest! {
         let want = image.contiguous()?.conv2d(&weight.contiguous()?, 1, 1, 1, 1)?;
         let config = Conv2dConfig { padding: 1, ..Default::default() };
         assert_close("conv2d", &conv2d(&image, &weight, None, config)?, &want, ROUND_OFF);
+    }
+
+    #[test]
+    fn products_of_strided_operands(seed: u64, m in 1..9usize, k in 1..9usize, n in 1..9usize) {
+        let var = |seed, shape: (usize, usize)| Var::from_tensor(&normal(seed, shape)).unwrap();
+        let (a, b) = (var(seed, (m, k)), var(!seed, (k, n)));
+        let (at, bt) = (var(seed ^ 1, (k, m)), var(seed ^ 2, (n + 2, k)));
+        let cases = [
+            (a.as_tensor().clone(), b.as_tensor().clone()),
+            (at.t()?, bt.narrow(0, 1, n)?.t()?),
+            (a.narrow(0, 0, 1)?.broadcast_as((m, k))?, b.as_tensor().clone()),
+        ];
+        for (x, y) in cases {
+            let (ours, theirs) = (matmul(&x, &y)?, x.contiguous()?.matmul(&y.contiguous()?)?);
+            assert_close("matmul", &ours, &theirs, ROUND_OFF);
+            let (ours, theirs) = (weigh(&ours)?.backward()?, weigh(&theirs)?.backward()?);
+            for v in [&a, &b, &at, &bt] {
+                if let Some(theirs) = theirs.get(v) {
+                    assert_close("gradient", ours.get(v).unwrap(), theirs, ROUND_OFF);
+                }
+            }
+        }
     }
 
     #[test]

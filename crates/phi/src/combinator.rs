@@ -1,6 +1,7 @@
 //! New generators from old: sums, positive multiples, affine precomposition φ(Ax + b), and the even part.
 
 use candle_core::{DType, Device, Tensor, Var};
+use dml_kernels::matmul;
 
 use crate::tensor::{Draw, affine, check_pivot, constant_var, parameter, require, shift};
 use crate::{Domain, Error, Generator, Parameter, Result};
@@ -249,7 +250,7 @@ impl Generator for AffineInput {
     fn value_and_grad(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         self.check(AFFINE, "x", x)?;
         let (value, grad) = self.inner.value_and_grad(&affine(x, &self.weight, &self.bias)?)?;
-        Ok((value, grad.matmul(&self.weight)?))
+        Ok((value, matmul(&grad, &self.weight)?))
     }
 
     fn centered(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
@@ -257,9 +258,9 @@ impl Generator for AffineInput {
         self.check("AffineInput::centered", "x", x)?;
         let image = affine(pivot, &self.weight, &self.bias)?; // of the pivot, [1, m]
         // The image of x as that of μ plus A(x − μ), so that the difference the inner generator takes is A(x − μ).
-        let moved = shift(x, pivot)?.matmul(&self.weight.t()?)?; // [n, m]
+        let moved = matmul(&shift(x, pivot)?, &self.weight.t()?)?; // [n, m]
         let (value, grad) = self.inner.centered(&moved.broadcast_add(&image)?, &image)?;
-        Ok((value, grad.matmul(&self.weight)?))
+        Ok((value, matmul(&grad, &self.weight)?))
     }
 
     fn dim(&self) -> Option<usize> {

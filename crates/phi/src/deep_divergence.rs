@@ -5,6 +5,7 @@
 //! the point form is a generator on ℝᵈ like any other. Sets of points need only the scores w_k(x).
 
 use candle_core::{D, DType, Device, Tensor};
+use dml_kernels::matmul;
 use serde::{Deserialize, Serialize};
 
 use crate::tensor::{check_pivot, require, shift, winner};
@@ -151,7 +152,7 @@ impl Generator for DeepDivergence {
         for ((net, value), grad) in self.nets.iter().zip(values0).zip(grads0) {
             let (own, own_grad) = net.centered(x, pivot)?; // [n], [n, d]
             let tilt = (grad - &grad0)?; // [1, d]
-            let lead = shift.matmul(&tilt.t()?)?.squeeze(1)?; // [n]
+            let lead = matmul(&shift, &tilt.t()?)?.squeeze(1)?; // [n]
             scores.push((own + lead)?.broadcast_add(&(value - &value0)?)?);
             grads.push(own_grad.broadcast_add(&tilt)?);
         }

@@ -6,6 +6,7 @@
 //! `backward()` is never done: candle detaches gradients and would return wrong numbers without an error.
 
 use candle_core::{Tensor, Var};
+use dml_kernels::matmul;
 
 use crate::tensor::check_pivot;
 use crate::{Domain, Error, Result};
@@ -64,7 +65,7 @@ pub trait Generator: std::fmt::Debug + Send + Sync {
         let (value_x, grad_x) = self.value_and_grad(x)?; // [n], [n, d]
         let (value_p, grad_p) = self.value_and_grad(pivot)?; // [1], [1, d]
         let shift = x.broadcast_sub(pivot)?; // [n, d]
-        let tangent = shift.matmul(&grad_p.t()?)?.squeeze(1)?; // [n]
+        let tangent = matmul(&shift, &grad_p.t()?)?.squeeze(1)?; // [n]
         let value = (value_x.broadcast_sub(&value_p)? - tangent)?;
         Ok((value, grad_x.broadcast_sub(&grad_p)?))
     }

@@ -10,6 +10,7 @@ mod init;
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor, Var};
+use dml_kernels::matmul;
 use serde::{Deserialize, Serialize};
 
 use crate::tensor::{affine, check_pivot, dot, parameter, require, rows, shift, squared_norm};
@@ -208,7 +209,7 @@ impl Icnn {
         let mut z = vec![affine(x, &self.first_weight, &self.first_bias)?]; // [n, k0]
         let mut h = self.activation.value(&z[0])?;
         for (layer, weight) in self.layers.iter().zip(&positive.hidden) {
-            let next = (h.matmul(&weight.t()?)? + affine(x, &layer.input, &layer.bias)?)?; // [n, k_l]
+            let next = (matmul(&h, &weight.t()?)? + affine(x, &layer.input, &layer.bias)?)?; // [n, k_l]
             h = self.activation.value(&next)?;
             z.push(next);
         }
@@ -223,7 +224,7 @@ impl Icnn {
         let mut adjoints = vec![rows(&positive.top, x.dim(0)?)?]; // reversed until the end
         for l in (0..self.layers.len()).rev() {
             let upstream = (&adjoints[adjoints.len() - 1] * &slopes[l + 1])?; // ∂φ/∂z_{l+1}
-            adjoints.push(upstream.matmul(&positive.hidden[l])?);
+            adjoints.push(matmul(&upstream, &positive.hidden[l])?);
         }
         adjoints.reverse();
         Ok(Pass { z, h, slopes, adjoints })
@@ -270,7 +271,7 @@ impl Generator for Icnn {
             grad = (grad + (x * self.curvature)?)?;
         }
         for (l, (adjoint, slope)) in pass.adjoints.iter().zip(&pass.slopes).enumerate() {
-            grad = (grad + (adjoint * slope)?.matmul(self.input(l))?)?;
+            grad = (grad + matmul(&(adjoint * slope)?, self.input(l))?)?;
         }
         Ok((value, grad))
     }
@@ -295,9 +296,9 @@ impl Generator for Icnn {
         let mut rises = Vec::with_capacity(at.z.len()); // s'(z_l) − s'(z̄_l)
         let mut h: Option<Tensor> = None; // increment of the layer below
         for (l, z0) in at.z.iter().enumerate() {
-            let mut delta = shift.matmul(&self.input(l).t()?)?; // [n, k_l]
+            let mut delta = matmul(&shift, &self.input(l).t()?)?; // [n, k_l]
             if let Some(h) = &h {
-                delta = (delta + h.matmul(&positive.hidden[l - 1].t()?)?)?;
+                delta = (delta + matmul(&h, &positive.hidden[l - 1].t()?)?)?;
             }
             let slope0 = rows(&at.slopes[l].squeeze(0)?, n)?;
             let rise = self.activation.increment(z0, &delta)?;
@@ -317,9 +318,9 @@ impl Generator for Icnn {
             if let Some(adjoint) = &adjoint {
                 upstream = (upstream + (adjoint * &slopes[l])?)?;
             }
-            grad = (grad + upstream.matmul(self.input(l))?)?;
+            grad = (grad + matmul(&upstream, self.input(l))?)?;
             if l > 0 {
-                adjoint = Some(upstream.matmul(&positive.hidden[l - 1])?);
+                adjoint = Some(matmul(&upstream, &positive.hidden[l - 1])?);
             }
         }
         Ok((value, grad))

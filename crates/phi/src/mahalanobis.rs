@@ -1,6 +1,7 @@
 //! φ(x) = xᵀ(LLᵀ + εI)x, whose divergence is the squared Mahalanobis distance (Davis et al. 2007).
 
 use candle_core::{DType, Device, Tensor, Var};
+use dml_kernels::matmul;
 use serde::{Deserialize, Serialize};
 
 use crate::linalg;
@@ -122,8 +123,8 @@ impl Mahalanobis {
 
     fn form(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         let l = self.factor()?;
-        let y = x.matmul(&l)?; // Lᵀx, [n, r]
-        let (value, half) = (squared_norm(&y)?, y.matmul(&l.t()?)?);
+        let y = matmul(x, &l)?; // Lᵀx, [n, r]
+        let (value, half) = (squared_norm(&y)?, matmul(&y, &l.t()?)?);
         if self.epsilon == 0.0 {
             return Ok((value, (half * 2.0)?));
         }

@@ -2,6 +2,7 @@
 //! τ·log Σ_k exp((⟨a_k, x⟩ + b_k)/τ).
 
 use candle_core::{D, DType, Device, Tensor, Var};
+use dml_kernels::matmul;
 use serde::{Deserialize, Serialize};
 
 use crate::tensor::{
@@ -128,7 +129,7 @@ impl Generator for MaxAffine {
     fn value_and_grad(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         self.check(NAME, "x", x)?;
         let (value, share) = self.top(&affine(x, &self.slopes, &self.offsets)?)?;
-        Ok((value, share.matmul(&self.slopes)?))
+        Ok((value, matmul(&share, &self.slopes)?))
     }
 
     /// From the increments δ_k = ⟨a_k, x − μ⟩: max_k(δ_k + s_k(μ) − φ(μ)) less the winner's increment at μ.
@@ -136,14 +137,14 @@ impl Generator for MaxAffine {
         check_pivot("MaxAffine::centered", x, pivot)?;
         self.check("MaxAffine::centered", "pivot", pivot)?;
         self.check("MaxAffine::centered", "x", x)?;
-        let delta = shift(x, pivot)?.matmul(&self.slopes.t()?)?; // [n, k]
+        let delta = matmul(&shift(x, pivot)?, &self.slopes.t()?)?; // [n, k]
         let s0 = affine(pivot, &self.slopes, &self.offsets)?; // [1, k]
         let (value, share) = match self.temperature {
             None => {
                 let (phi0, mask0) = self.top(&s0)?; // [1], [1, k]
                 let behind = s0.broadcast_sub(&phi0.unsqueeze(1)?)?; // ≤ 0
                 let (value, mask) = self.top(&delta.broadcast_add(&behind)?)?;
-                let tangent = delta.matmul(&mask0.t()?)?.squeeze(1)?; // [n]
+                let tangent = matmul(&delta, &mask0.t()?)?.squeeze(1)?; // [n]
                 ((value - tangent)?, mask.broadcast_sub(&mask0)?)
             }
             Some(tau) => {
@@ -152,7 +153,7 @@ impl Generator for MaxAffine {
                 ((value * tau)?, share)
             }
         };
-        Ok((value, share.matmul(&self.slopes)?))
+        Ok((value, matmul(&share, &self.slopes)?))
     }
 
     fn dim(&self) -> Option<usize> {

@@ -1,6 +1,7 @@
 //! φ(x) = ½‖x‖_p², 1 < p ≤ 2: strongly convex with modulus p − 1, dual to ½‖g‖_q² with 1/p + 1/q = 1.
 
 use candle_core::{D, Tensor};
+use dml_kernels::matmul;
 use serde::{Deserialize, Serialize};
 
 use crate::tensor::{check_pivot, exp_m1, ln_1p, require, shift};
@@ -108,7 +109,7 @@ impl Generator for PNorm {
         let (direct, grad) = half_squared_norm(x, p)?; // [n], [n, d]
         let (direct0, grad0) = half_squared_norm(pivot, p)?; // [1, d]
         let shift = shift(x, pivot)?; // [n, d]
-        let tangent = shift.matmul(&grad0.t()?)?.squeeze(1)?; // [n]
+        let tangent = matmul(&shift, &grad0.t()?)?.squeeze(1)?; // [n]
 
         let unit = x.broadcast_div(&at.largest)?; // x in units of the pivot's largest entry
         let unit_shift = shift.broadcast_div(&at.largest)?;

@@ -4,6 +4,7 @@
 //! magnitude slower than the same sum written as a product with a column of ones.
 
 use candle_core::{D, DType, Device, Tensor, Var};
+use dml_kernels::matmul;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal, Uniform};
@@ -13,17 +14,17 @@ use crate::{Error, Result};
 /// `v` `[k]` repeated in each of `n` rows: `[k]` → `[n, k]`.
 pub(crate) fn rows(v: &Tensor, n: usize) -> Result<Tensor> {
     let ones = Tensor::ones((n, 1), v.dtype(), v.device())?; // [n, 1]
-    Ok(ones.matmul(&v.unsqueeze(0)?)?) // [n, k]
+    Ok(matmul(&ones, &v.unsqueeze(0)?)?) // [n, k]
 }
 
 /// x·Wᵀ + b, row by row: `x` `[n, d]`, `weight` `[k, d]`, `bias` `[k]` → `[n, k]`.
 pub(crate) fn affine(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    Ok((x.matmul(&weight.t()?)? + rows(bias, x.dim(0)?)?)?)
+    Ok((matmul(x, &weight.t()?)? + rows(bias, x.dim(0)?)?)?)
 }
 
 /// ⟨h_i, a⟩ for each row of `h` `[n, k]`, `a` `[k]` → `[n]`.
 pub(crate) fn dot(h: &Tensor, a: &Tensor) -> Result<Tensor> {
-    Ok(h.matmul(&a.unsqueeze(1)?)?.squeeze(1)?)
+    Ok(matmul(h, &a.unsqueeze(1)?)?.squeeze(1)?)
 }
 
 /// ‖x_i‖² for each row: `[n, d]` → `[n]`.

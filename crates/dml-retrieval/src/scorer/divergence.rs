@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use bregman::{Lift, Side};
 use candle_core::Tensor;
+use dml_kernels::matmul;
 use phi::Generator;
 
 use super::Scorer;
@@ -70,7 +71,7 @@ impl Scorer for Divergence<'_> {
         let queries = self.queries.detach().narrow(0, rows.start, rows.len())?;
         let lifted = self.lift.queries_and_offset(&queries);
         let (lifted, offset) = lifted.map_err(|error| in_whole(error, rows.start))?; // [rows, d+1], [rows]
-        let scores = lifted.matmul(&self.lifted)?; // [rows, m]
+        let scores = matmul(&lifted, &self.lifted)?; // [rows, m]
         // What rounding left below zero stays: clamped to 0 it would tie.
         Ok(offset.unsqueeze(1)?.broadcast_sub(&scores)?)
     }
