@@ -20,3 +20,13 @@ pub use method::Method;
 pub use optimizer::{Optimizer, OptimizerConfig};
 pub use parameter::{Group, Parameter};
 pub use train::{Task, TrainConfig, Watch, train};
+
+/// The example of the workspace's README, tested.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
+/// The generator that the guide writes, tested.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/extend/new-generator.md")]
+struct NewGenerator;
