@@ -3,6 +3,8 @@
 mod flags;
 mod golden;
 mod reproduce;
+#[cfg(test)]
+mod tidy;
 
 use std::process::ExitCode;
 

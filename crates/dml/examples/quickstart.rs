@@ -27,7 +27,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let split = digits.zero_shot(&[0, 1, 2, 3, 4])?;
     let digits = Arc::new(digits.normalized_by(&split.train)?);
 
-    let problem = MetricConfig { method, encoder: SmallConvConfig::default(), classes: 5, per_class: 20, seed };
+    let problem =
+        MetricConfig { method, encoder: SmallConvConfig::default(), classes: 5, per_class: 20, seed };
     let task = MetricTask::new(digits.clone(), &split.train, &problem, &Device::Cpu)?;
     let start = std::time::Instant::now();
     let losses = train(&task, &TrainConfig { steps, ..Default::default() }, &Watch::default())?;

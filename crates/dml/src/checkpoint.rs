@@ -32,7 +32,8 @@ impl Checkpoint<'_> {
             state.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
         tensors.insert(LOSSES.to_owned(), Tensor::from_slice(losses, losses.len(), &Device::Cpu)?);
         let metadata = HashMap::from([(FINGERPRINT.to_owned(), self.fingerprint.to_owned())]);
-        let bytes = safetensors::serialize(&tensors, Some(metadata)).map_err(|e| self.error(e.to_string()))?;
+        let bytes =
+            safetensors::serialize(&tensors, Some(metadata)).map_err(|e| self.error(e.to_string()))?;
         Ok(atomic::write(self.path, bytes)?)
     }
 

@@ -42,7 +42,13 @@ pub(crate) fn lecun_normal(
     normal(shape, (1.0 / fan_in.max(1) as f64).sqrt(), rng, dtype, device)
 }
 
-fn normal(shape: &[usize], deviation: f64, rng: &mut ChaCha8Rng, dtype: DType, device: &Device) -> Result<Var> {
+fn normal(
+    shape: &[usize],
+    deviation: f64,
+    rng: &mut ChaCha8Rng,
+    dtype: DType,
+    device: &Device,
+) -> Result<Var> {
     let count = shape.iter().product();
     let normal = Normal::new(0.0, deviation).map_err(|_| Error::Config {
         what: "encoder",

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use phi::{
-    DeepDivergence, DeepDivergenceConfig, EmpiricalBregman, EmpiricalBregmanConfig, Generator, Icnn, IcnnConfig,
-    Mahalanobis, MahalanobisConfig, MaxAffine, MaxAffineConfig, Separable, SeparableConfig, SquaredEuclidean,
+    DeepDivergence, DeepDivergenceConfig, EmpiricalBregman, EmpiricalBregmanConfig, Generator, Icnn,
+    IcnnConfig, Mahalanobis, MahalanobisConfig, MaxAffine, MaxAffineConfig, Separable, SeparableConfig,
+    SquaredEuclidean,
 };
 use serde::{Deserialize, Serialize};
 

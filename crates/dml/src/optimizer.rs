@@ -116,7 +116,8 @@ impl Optimizer {
         let share = self.config.share(step, self.steps);
         for Slot { parameter, moments } in &self.slots {
             let Parameter { name, var, group } = parameter;
-            let gradient = gradients.get(var).ok_or_else(|| Error::NoGradient { step, name: name.clone() })?;
+            let gradient =
+                gradients.get(var).ok_or_else(|| Error::NoGradient { step, name: name.clone() })?;
             let config = AdamW {
                 learning_rate: share * self.config.peak(*group),
                 beta1: self.config.beta1,

@@ -105,7 +105,8 @@ const COMPLETE: &str = "complete";
 /// # Errors
 /// [`Error::Interrupted`] when asked to stop; else the first error of a job, after the others' current runs ended.
 pub fn run_jobs(jobs: &[Job<'_>], options: &SuiteOptions<'_>) -> Result<Vec<Finished>> {
-    std::fs::create_dir_all(&options.folder).map_err(|e| file_error(&options.folder, "cannot be made", &e))?;
+    std::fs::create_dir_all(&options.folder)
+        .map_err(|e| file_error(&options.folder, "cannot be made", &e))?;
     let complete = options.folder.join(COMPLETE);
     if complete.exists() {
         // The last start ended with a report, so this one is a new measurement.
@@ -179,7 +180,12 @@ fn on_one_thread<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     }
 }
 
-fn run_job(job: &Job<'_>, program: &str, options: &SuiteOptions<'_>, progress: &Progress) -> Result<Finished> {
+fn run_job(
+    job: &Job<'_>,
+    program: &str,
+    options: &SuiteOptions<'_>,
+    progress: &Progress,
+) -> Result<Finished> {
     let _span = info_span!("run", id = job.id).entered();
     let folder = options.folder.join(&job.id);
     let mut hasher = DefaultHasher::new();
@@ -211,7 +217,13 @@ fn run_job(job: &Job<'_>, program: &str, options: &SuiteOptions<'_>, progress: &
 }
 
 fn summary(record: &Record) -> String {
-    record.values.iter().take(2).map(|(name, value)| format!("{name} {value:.3}")).collect::<Vec<_>>().join("  ")
+    record
+        .values
+        .iter()
+        .take(2)
+        .map(|(name, value)| format!("{name} {value:.3}"))
+        .collect::<Vec<_>>()
+        .join("  ")
 }
 
 fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {

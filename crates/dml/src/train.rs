@@ -78,7 +78,8 @@ impl std::fmt::Debug for Watch<'_> {
 pub fn train(task: &dyn Task, config: &TrainConfig, watch: &Watch<'_>) -> Result<Vec<f64>> {
     let optimizer = Optimizer::new(task.parameters(), config.optimizer, config.steps)?;
     let mut losses = Vec::with_capacity(config.steps);
-    let checkpoint = watch.checkpoint.as_deref().map(|path| Checkpoint { path, fingerprint: &watch.fingerprint });
+    let checkpoint =
+        watch.checkpoint.as_deref().map(|path| Checkpoint { path, fingerprint: &watch.fingerprint });
     if let Some(checkpoint) = &checkpoint {
         losses = checkpoint.load(&optimizer.state())?.unwrap_or_default();
     }

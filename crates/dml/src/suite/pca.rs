@@ -62,7 +62,9 @@ mod tests {
         let corners = [[3.0, 2.0], [3.0, -2.0], [-3.0, 2.0], [-3.0, -2.0]];
         let x: Vec<f64> = corners.iter().flat_map(|[a, b]| [b + 1.0, 5.0, a - 2.0]).collect();
         for (got, want) in project(&x, 3).iter().zip(&corners) {
-            assert!((got[0].abs() - want[0].abs()).abs() < 1e-9 && (got[1].abs() - want[1].abs()).abs() < 1e-9);
+            assert!(
+                (got[0].abs() - want[0].abs()).abs() < 1e-9 && (got[1].abs() - want[1].abs()).abs() < 1e-9
+            );
         }
     }
 

@@ -101,7 +101,14 @@ pub fn run(config: QuickConfig, options: &SuiteOptions<'_>, command: &str) -> Re
     let jobs = jobs(config, &digits)?;
     let runs = run_jobs(&jobs, options)?;
     atomic::write(options.folder.join("metrics.jsonl"), metrics_lines(&jobs, &runs)?)?;
-    let report = quick_report::build(&config, &digits, &runs, options.workers, start.elapsed(), command)?;
+    let facts = quick_report::Facts {
+        config: &config,
+        digits: &digits,
+        workers: options.workers,
+        elapsed: start.elapsed(),
+        command,
+    };
+    let report = quick_report::build(facts, &runs)?;
     let mut files = report.write(&options.folder)?;
     files.push(options.folder.join("metrics.jsonl"));
     mark_complete(options)?;
@@ -276,7 +283,8 @@ fn curvature(phi: &dyn Generator) -> Result<std::collections::BTreeMap<String, V
 /// images for each divergence and order.
 fn fixed_job<'a>(digits: Arc<ImageSet>, seed: u64) -> Job<'a> {
     let work = move |_: &Watch<'_>| fixed_run(&digits, seed);
-    let config = format!("suite = \"quick\"\ndataset = \"mnist-5k\"\nprotocol = \"directed\"\nseed = {seed}\n");
+    let config =
+        format!("suite = \"quick\"\ndataset = \"mnist-5k\"\nprotocol = \"directed\"\nseed = {seed}\n");
     Job { id: format!("directed/fixed/seed-{seed}"), config, steps: 0, work: Box::new(work) }
 }
 

@@ -52,9 +52,15 @@ impl MetricTask {
     ///
     /// # Errors
     /// What sampler, encoder and generator return for settings that do not fit the images.
-    pub fn new(images: Arc<ImageSet>, train: &[usize], config: &MetricConfig, device: &Device) -> Result<Self> {
+    pub fn new(
+        images: Arc<ImageSet>,
+        train: &[usize],
+        config: &MetricConfig,
+        device: &Device,
+    ) -> Result<Self> {
         let dtype = DType::F32;
-        let plan = MPerClassConfig { classes: config.classes, per_class: config.per_class, batches_per_epoch: None };
+        let plan =
+            MPerClassConfig { classes: config.classes, per_class: config.per_class, batches_per_epoch: None };
         let sampler = MPerClass::new(images.labels(), train, plan, config.seed)?;
         let encoder = SmallConv::new(images.shape(), &config.encoder, config.seed, dtype, device)?;
         // The coordinates of points on the unit sphere: root mean square 1/√d, nearly all within three of those.
@@ -103,7 +109,8 @@ impl Task for MetricTask {
 
     fn parameters(&self) -> Vec<Parameter> {
         let encoder = self.encoder.parameters().into_iter();
-        let encoder = encoder.map(|(name, var)| Parameter::new(format!("encoder.{name}"), &var, Group::Encoder));
+        let encoder =
+            encoder.map(|(name, var)| Parameter::new(format!("encoder.{name}"), &var, Group::Encoder));
         let objective = self.objective.parameters().into_iter();
         encoder.chain(objective.map(|p| Parameter::new(p.name, &p.var, p.role.into()))).collect()
     }
