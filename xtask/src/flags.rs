@@ -16,6 +16,8 @@ pub struct Flags {
 pub enum Command {
     /// Train, evaluate, and write a report. Started again after an interruption, it goes on where it was.
     Reproduce(Reproduce),
+    /// Fetch datasets and verify them; started again after an interruption, it goes on where it was.
+    Download(Download),
     /// Check a folder of reference cases: a line each, exit status 1 if any fails.
     Golden {
         /// The folder with `manifest.json` and the safetensors files.
@@ -38,6 +40,28 @@ pub struct Reproduce {
     /// A few steps of every run: checks that all works, measures nothing.
     #[arg(long)]
     pub smoke: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Download {
+    /// The datasets, by their names in `datasets/manifest.toml`.
+    #[arg(required_unless_present_any = ["all", "list"])]
+    pub names: Vec<String>,
+    /// Every dataset of the manifest.
+    #[arg(long, conflicts_with = "names")]
+    pub all: bool,
+    /// Only list the datasets.
+    #[arg(long)]
+    pub list: bool,
+    /// Only verify what is there.
+    #[arg(long)]
+    pub verify: bool,
+    /// Take the files from this folder instead of the network.
+    #[arg(long)]
+    pub mirror: Option<PathBuf>,
+    /// Where to put them, a folder per dataset [default: `DML_DATA_DIR`, else `data`].
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -1,5 +1,6 @@
 //! Automation of the workspace. `cargo xtask help` lists the commands.
 
+mod download;
 mod flags;
 mod golden;
 mod reproduce;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         .init();
     let result = match Flags::parse().command {
         Command::Reproduce(flags) => reproduce::run(&flags).map(|()| ExitCode::SUCCESS),
+        Command::Download(flags) => download::run(&flags).map(|()| ExitCode::SUCCESS),
         Command::Golden { dir } => golden::run(&dir, &mut std::io::stdout().lock())
             .map(|summary| if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     };

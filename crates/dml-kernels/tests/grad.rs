@@ -1,5 +1,7 @@
 //! Every kernel's backward pass against central finite differences in f64.
 
+#![allow(clippy::unwrap_used)] // a helper outside a test function
+
 mod common;
 
 use candle_core::{DType, Device, Tensor, Var};

@@ -72,6 +72,11 @@ pub trait Distance: Debug + Send + Sync {
         Ok(if self.larger_is_closer() { values.clone() } else { values.neg()? })
     }
 
+    /// The least and the largest value there can be, where both are finite: for histograms of distances.
+    fn range(&self) -> Option<(f64, f64)> {
+        None
+    }
+
     /// The learned parameters, in a fixed order.
     fn parameters(&self) -> Vec<Parameter> {
         Vec::new()

@@ -1,6 +1,6 @@
 //! The loss: from a batch and its tuples to unreduced values, which a reducer finishes.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use candle_core::Tensor;
 
@@ -53,8 +53,11 @@ pub enum Index {
     Pairs(PairList),
     /// A triplet each.
     Triplets(Triplets),
-    /// A class each, as losses of proxies have.
+    /// A class each, as losses of proxies have, or a coordinate each.
     Classes(Vec<u32>),
+    /// The batch as a whole, one loss: it is reduced already, and an [`Objective`](crate::Objective) takes it as it is,
+    /// whatever its reducer.
+    Whole,
 }
 
 impl Index {
@@ -64,6 +67,7 @@ impl Index {
             Self::Rows(rows) | Self::Classes(rows) => rows,
             Self::Pairs(pairs) => &pairs.anchor,
             Self::Triplets(triplets) => &triplets.anchor,
+            Self::Whole => &[],
         }
     }
 }
@@ -87,12 +91,20 @@ impl Part {
         Self { name, losses, index, divisor: None }
     }
 
+    /// One loss of the whole batch, `[1]`.
+    pub(crate) fn whole(name: &'static str, loss: Tensor) -> Self {
+        Self::new(name, loss, Index::Whole)
+    }
+
     /// A part with one loss for each row of the batch.
     pub(crate) fn of_rows(losses: Tensor) -> Result<Self> {
         let n = losses.dim(0)?;
         Ok(Self::new("loss", losses, Index::Rows((0..n as u32).collect())))
     }
 }
+
+/// What a loss remembers between batches, by name.
+pub type State = BTreeMap<String, Tensor>;
 
 /// A loss of metric learning.
 ///
@@ -133,5 +145,32 @@ pub trait Loss: Debug + Send + Sync {
     fn calibrate(&self, batch: &Batch) -> Result<()> {
         let _ = batch;
         Ok(())
+    }
+
+    /// What the loss remembers between batches and no optimizer sees, such as a memory of embeddings, by name; a
+    /// checkpoint keeps it. Most losses remember nothing.
+    ///
+    /// # Errors
+    /// When candle fails.
+    fn state(&self) -> Result<State> {
+        Ok(State::new())
+    }
+
+    /// Puts a remembered [`state`](Self::state) back.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) when an entry is missing or of another form.
+    fn load_state(&self, state: &State) -> Result<()> {
+        let _ = state;
+        Ok(())
+    }
+
+    /// The table of classes as rows `[classes·k, d]` within the graph, the k rows of a class side by side, for
+    /// regularizers of weights; `None` where the loss has none.
+    ///
+    /// # Errors
+    /// When candle fails.
+    fn class_rows(&self) -> Result<Option<Tensor>> {
+        Ok(None)
     }
 }

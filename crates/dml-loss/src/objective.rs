@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use crate::{Batch, Error, Loss, Miner, Parameter, Part, Reducer, Result, Tuples};
+use crate::{Batch, Error, Index, Loss, Miner, Parameter, Part, Reducer, Result, Tuples};
 
 /// A loss with an optional miner before it and a reducer after it.
 ///
@@ -67,7 +67,10 @@ impl Objective {
     pub fn forward_with(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Tensor> {
         let mut total = batch.zero()?;
         for part in self.unreduced(batch, tuples)? {
-            let value = self.reducer.reduce(&part, batch.labels())?;
+            let value = match part.index {
+                Index::Whole => part.losses.sum_all()?,
+                _ => self.reducer.reduce(&part, batch.labels())?,
+            };
             if value.rank() != 0 {
                 let got = format!("of shape {:?}", value.dims());
                 let expected = "a scalar; call `Objective::unreduced` for unreduced losses";

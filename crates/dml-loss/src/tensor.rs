@@ -132,6 +132,23 @@ pub(crate) fn masked_log_sum_exp(x: &Tensor, keep: &Tensor, one: bool) -> Result
     fill_unless(&log, &empty.eq(0u8)?, 0.0)
 }
 
+/// Values worked out on the host as functions of a matrix's rows, attached to the graph by their own derivatives:
+/// `[n]` values, `[n·m]` derivatives of value i by entry (i, j) → `[n]`.
+///
+/// The second term is exactly 0 and carries the gradient, so memory stays O(nm) whatever the sums inside were.
+pub(crate) fn attach_rows(matrix: &Tensor, values: Vec<f64>, slopes: Vec<f64>) -> Result<Tensor> {
+    let (n, m) = matrix.dims2()?;
+    let carrier = ((matrix - matrix.detach())? * upload(slopes, (n, m), matrix)?)?.sum(1)?; // [n]
+    Ok((carrier + upload(values, n, matrix)?)?)
+}
+
+/// As [`attach_rows`] for one value of the whole matrix: → `[1]`.
+pub(crate) fn attach_whole(matrix: &Tensor, value: f64, slopes: Vec<f64>) -> Result<Tensor> {
+    let (n, m) = matrix.dims2()?;
+    let carrier = ((matrix - matrix.detach())? * upload(slopes, (n, m), matrix)?)?.sum_all()?;
+    Ok((carrier.reshape(1)? + upload(vec![value], 1, matrix)?)?)
+}
+
 /// A host table as a tensor of the dtype and device of `like`.
 pub(crate) fn upload(
     values: Vec<f64>,

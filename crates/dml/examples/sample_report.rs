@@ -138,7 +138,7 @@ fn embedding(normal: &mut impl FnMut() -> f64) -> Scatter {
     let point = |i: usize| {
         let class = i % 10;
         let angle = class as f64 * std::f64::consts::TAU / 10.0;
-        let radius = if class % 2 == 0 { 1.0 } else { 0.6 };
+        let radius = if class.is_multiple_of(2) { 1.0 } else { 0.6 };
         Point::new(radius * angle.cos() + 0.12 * normal(), radius * angle.sin() + 0.12 * normal(), class)
     };
     Scatter {

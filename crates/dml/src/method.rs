@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use phi::{
     DeepDivergence, DeepDivergenceConfig, EmpiricalBregman, EmpiricalBregmanConfig, Generator, Icnn,
     IcnnConfig, Mahalanobis, MahalanobisConfig, MaxAffine, MaxAffineConfig, Separable, SeparableConfig,
@@ -81,9 +81,18 @@ impl Method {
                 Arc::new(Mahalanobis::new(dim, &config, seed, dtype, device)?)
             }
             Self::MaxAffine => {
-                // τ of the order of the pieces' values, so that several take part at every point.
-                let config = MaxAffineConfig { temperature: Some(0.5), ..Default::default() };
-                Arc::new(MaxAffine::new(dim, &config, seed, dtype, device)?)
+                // Tangent planes of ½‖x‖² at points of the data's size, and τ of the order of the pieces' differences
+                // there, so that several take part at every point.
+                let config = MaxAffineConfig::default();
+                let far = MaxAffine::new(dim, &config, seed, dtype, device)?;
+                let slopes = |p: &phi::Parameter| if p.name == "a" { scale } else { scale * scale };
+                let scaled: Vec<Tensor> = far
+                    .parameters()
+                    .iter()
+                    .map(|p| p.var.as_tensor() * slopes(p))
+                    .collect::<candle_core::Result<_>>()?;
+                let temperature = Some(0.5 * scale * scale * (dim as f64).sqrt());
+                Arc::new(MaxAffine::from_parameters(&scaled[0], &scaled[1], temperature)?)
             }
             Self::DeepDivergence => {
                 let config = DeepDivergenceConfig { input_scale: scale, ..Default::default() };

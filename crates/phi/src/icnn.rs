@@ -298,7 +298,7 @@ impl Generator for Icnn {
         for (l, z0) in at.z.iter().enumerate() {
             let mut delta = matmul(&shift, &self.input(l).t()?)?; // [n, k_l]
             if let Some(h) = &h {
-                delta = (delta + matmul(&h, &positive.hidden[l - 1].t()?)?)?;
+                delta = (delta + matmul(h, &positive.hidden[l - 1].t()?)?)?;
             }
             let slope0 = rows(&at.slopes[l].squeeze(0)?, n)?;
             let rise = self.activation.increment(z0, &delta)?;

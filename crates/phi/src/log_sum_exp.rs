@@ -48,6 +48,6 @@ pub(crate) fn centered(delta: &Tensor, s0: &Tensor) -> Result<(Tensor, Tensor)> 
     let (value0, p) = log_sum_exp(s0)?; // [1], [1, k]
     let log_p = s0.broadcast_sub(&value0.unsqueeze(1)?)?; // [1, k]
     let (value, q) = log_sum_exp(&delta.broadcast_add(&log_p)?)?;
-    let tangent = matmul(&delta, &p.t()?)?.squeeze(1)?; // [n]
+    let tangent = matmul(delta, &p.t()?)?.squeeze(1)?; // [n]
     Ok(((value - tangent)?, q.broadcast_sub(&p)?))
 }

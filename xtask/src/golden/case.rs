@@ -15,6 +15,9 @@ pub enum Verdict {
 }
 
 /// An error while computing: the crates refused what they should compute.
+/// Whole numbers and their shape.
+type WholeNumbers = (Vec<i64>, Vec<usize>);
+
 impl<E: std::error::Error> From<E> for Verdict {
     fn from(error: E) -> Self {
         let mut text = error.to_string();
@@ -137,7 +140,7 @@ impl<'a> Case<'a> {
     }
 
     /// An input of whole numbers, row by row, and its shape.
-    pub fn whole_if_any(&self, role: &str) -> Result<Option<(Vec<i64>, Vec<usize>)>, Verdict> {
+    pub fn whole_if_any(&self, role: &str) -> Result<Option<WholeNumbers>, Verdict> {
         match self.input(role)? {
             None => Ok(None),
             Some(tensor) => Ok(Some(whole(role, tensor)?)),

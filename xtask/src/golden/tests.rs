@@ -1,3 +1,5 @@
+//! The runner on the workspace's own reference cases, and on cases made wrong on purpose.
+
 use std::{fs, path::PathBuf};
 
 use serde_json::json;

@@ -1,5 +1,5 @@
 //! Seeded random tensors and finite differences.
-#![allow(dead_code)] // each test binary uses a part
+#![allow(dead_code, clippy::unwrap_used, clippy::panic)] // test helpers, of which each test binary uses a part
 
 use candle_core::{Device, Result, Shape, Tensor, Var};
 use rand_chacha::ChaCha8Rng;

@@ -74,6 +74,10 @@ impl Distance for DotProduct {
     fn larger_is_closer(&self) -> bool {
         true
     }
+
+    fn range(&self) -> Option<(f64, f64)> {
+        (self.normalize_embeddings && self.p == 2.0).then_some((-1.0, 1.0))
+    }
 }
 
 /// The cosine of the angle between x and y, larger is closer: [`DotProduct`] of L2-normalized rows.
@@ -100,5 +104,9 @@ impl Distance for Cosine {
 
     fn larger_is_closer(&self) -> bool {
         true
+    }
+
+    fn range(&self) -> Option<(f64, f64)> {
+        Some((-1.0, 1.0))
     }
 }

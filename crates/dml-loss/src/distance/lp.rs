@@ -101,6 +101,10 @@ impl Distance for Lp {
         let (a, b) = self.prepare(anchors, others)?;
         root(&abs_pow(&(a - b)?, self.p)?.sum(D::Minus1)?, self.power / self.p)
     }
+
+    fn range(&self) -> Option<(f64, f64)> {
+        self.normalize_embeddings.then(|| (0.0, 2f64.powf(self.power)))
+    }
 }
 
 #[cfg(test)]

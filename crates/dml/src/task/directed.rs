@@ -71,6 +71,12 @@ impl Histograms {
         self.values.is_empty()
     }
 
+    /// The first `n` rows, or all where there are fewer.
+    pub fn first(&self, n: usize) -> Self {
+        let count = self.values.len().min(n * self.cells);
+        Self { values: self.values[..count].to_vec(), cells: self.cells }
+    }
+
     fn row(&self, i: usize) -> &[f32] {
         &self.values[i * self.cells..(i + 1) * self.cells]
     }

@@ -1,0 +1,119 @@
+//! Smooth-AP: average precision with sigmoids for the steps of the ranks (Brown et al. 2020).
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Batch, Distance, Error, Index, Loss, Part, Result, Tuples,
+    loss::{class_table::weighted, far::Far, ranks::closer},
+    tensor::{attach_rows, rows},
+};
+
+/// Knobs of [`SmoothAp`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SmoothApConfig {
+    /// The width of the sigmoid, in units of the distance; 0.01 for cosines.
+    pub temperature: f64,
+}
+
+impl Default for SmoothApConfig {
+    fn default() -> Self {
+        Self { temperature: 0.01 }
+    }
+}
+
+/// 1 − AP_i for each query i, with AP_i = (1/|P|) Σ_{p ∈ P} (1 + R(p, P)) / (1 + R(p, all)) and
+/// R(p, S) = Σ_{j ∈ S∖p} σ((closeness_ij − closeness_ip)/τ), the soft number of S that rank before p.
+///
+/// P holds the rows of the query's class, the query itself among them (where it is no part of a separate reference
+/// set); so classes of any size, also of one sample, are taken as the definition says. A batch without any positive
+/// pair has loss 0. Given tuples become weights of the rows. Part `loss`, a loss a row. Cosine is usual; any distance
+/// with τ in its units.
+///
+/// O(n·|P|·n) time, O(n²) memory: sums and their derivatives are closed forms.
+///
+/// # Source
+/// Brown et al. 2020 \[brown2020\], equation 7.
+#[derive(Debug, Clone)]
+pub struct SmoothAp {
+    distance: Arc<dyn Distance>,
+    config: SmoothApConfig,
+}
+
+impl SmoothAp {
+    /// With the given temperature.
+    ///
+    /// # Errors
+    /// [`Error::Config`] unless it is positive.
+    pub fn new(distance: Arc<dyn Distance>, config: SmoothApConfig) -> Result<Self> {
+        if config.temperature > 0.0 && config.temperature.is_finite() {
+            return Ok(Self { distance, config });
+        }
+        Err(Error::config("SmoothAp", "temperature", config.temperature, "a positive number"))
+    }
+}
+
+/// The columns of row i's class and of all others, itself among the first where it is a column.
+pub(crate) fn columns_with_self(batch: &Batch, i: usize) -> [Vec<usize>; 2] {
+    let labels = batch.column_labels();
+    let (own, other) = (0..labels.len()).partition(|&j| labels[j] == batch.labels()[i]);
+    [own, other]
+}
+
+/// Whether any row has a positive beside itself.
+pub(crate) fn any_positive(batch: &Batch) -> bool {
+    let positive = |i: usize, j: usize| batch.labels()[i] == batch.column_labels()[j] && !batch.is_self(i, j);
+    (0..batch.len()).any(|i| (0..batch.column_labels().len()).any(|j| positive(i, j)))
+}
+
+impl Loss for SmoothAp {
+    fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        if !any_positive(batch) {
+            return Ok(Vec::new());
+        }
+        let Some(far) = Far::new(batch, &*self.distance)? else { return Ok(Vec::new()) };
+        let n = batch.len();
+        let (mut values, mut slopes) = (vec![0.0; n], vec![0.0; n * far.m]);
+        let mut kept = Vec::new();
+        // Of one positive: derivatives of its rank among the positives, and among all.
+        let (mut by_own, mut by_all) = (vec![0.0; far.m], vec![0.0; far.m]);
+        for i in 0..n {
+            let [positive, negative] = columns_with_self(batch, i);
+            if positive.is_empty() {
+                continue;
+            }
+            kept.push(i as u32);
+            let (row, out) = (far.row(i), &mut slopes[i * far.m..(i + 1) * far.m]);
+            let share = 1.0 / positive.len() as f64;
+            let mut precision = 0.0;
+            for &p in &positive {
+                let t = self.config.temperature;
+                let before = closer(row, p, &positive, t, |j, s| by_own[j] = s);
+                let all = before + closer(row, p, &negative, t, |j, s| by_all[j] = s);
+                precision += share * (1.0 + before) / (1.0 + all);
+                // d (1 + b)/(1 + a) with a = b + (the negatives' share).
+                let by_before = share * (all - before) / ((1.0 + all) * (1.0 + all));
+                let by_after = -share * (1.0 + before) / ((1.0 + all) * (1.0 + all));
+                for (kind, slope, factor) in [(&positive, &by_own, by_before), (&negative, &by_all, by_after)] {
+                    for &j in kind.iter().filter(|&&j| j != p) {
+                        out[p] -= factor * slope[j];
+                        out[j] += factor * slope[j];
+                    }
+                }
+            }
+            values[i] = 1.0 - precision;
+        }
+        if kept.is_empty() {
+            return Ok(Vec::new());
+        }
+        let losses = attach_rows(&far.matrix, values, far.turned(slopes))?; // [n]
+        let losses = weighted(&losses, tuples, batch.has_reference())?;
+        Ok(vec![Part::new("loss", rows(&losses, &kept)?, Index::Rows(kept))])
+    }
+
+    fn distance(&self) -> Option<&Arc<dyn Distance>> {
+        Some(&self.distance)
+    }
+}
