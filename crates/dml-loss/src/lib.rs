@@ -37,6 +37,7 @@ mod miner;
 mod objective;
 mod parameter;
 mod reducer;
+mod sampling;
 mod spec;
 mod temperature;
 mod tensor;
@@ -50,12 +51,16 @@ pub use distance::{
 pub use error::{Error, Result};
 pub use loss::{
     Angular, AngularConfig, ArcFaceConfig, Circle, CircleConfig, Contrastive, ContrastiveConfig,
-    CosFaceConfig, Direction, GeneralizedLiftedStructure, Index, InfoNce, InfoNceConfig, IntraPairVariance,
-    IntraPairVarianceConfig, LiftedStructure, LiftedStructureConfig, Loss, Margin, MarginConfig,
-    MarginSoftmax, MultiSimilarity, MultiSimilarityConfig, NPairs, NPairsConfig, Nca, NcaConfig,
-    NormalizedSoftmaxConfig, NtXent, NtXentConfig, Part, ProxyAnchor, ProxyAnchorConfig, ProxyNca,
-    ProxyNcaConfig, SoftTriple, SoftTripleConfig, SupCon, SupConConfig, TripletMargin, TripletMarginConfig,
-    TupletMargin, TupletMarginConfig,
+    CosFaceConfig, Direction, DynamicSoftMargin, DynamicSoftMarginConfig, FastAp, FastApConfig,
+    GeneralizedLiftedStructure, Histogram, HistogramConfig, Index, InfoNce, InfoNceConfig, Instance,
+    InstanceConfig, InstanceTarget, IntraPairVariance, IntraPairVarianceConfig, LargeMarginSoftmax,
+    LargeMarginSoftmaxConfig, LiftedStructure, LiftedStructureConfig, Loss, Manifold, ManifoldConfig, Margin,
+    MarginConfig, MarginSoftmax, MetaClasses, MultiSimilarity, MultiSimilarityConfig, NPairs, NPairsConfig,
+    Nca, NcaConfig, NormalizedSoftmaxConfig, NtXent, NtXentConfig, P2sGrad, P2sGradConfig, Part, Pnp,
+    PnpConfig, PnpVariant, ProxyAnchor, ProxyAnchorConfig, ProxyNca, ProxyNcaConfig, RankedList,
+    RankedListConfig, SmoothAp, SmoothApConfig, SoftTriple, SoftTripleConfig, State, SupCon, SupConConfig,
+    ThresholdConsistentMargin, ThresholdConsistentMarginConfig, TripletMargin, TripletMarginConfig,
+    TupletMargin, TupletMarginConfig, VicReg, VicRegConfig,
 };
 pub use miner::{
     BatchEasyHard, BatchEasyHardConfig, BatchHard, BatchHardConfig, HardAware, HardAwareConfig, Miner,

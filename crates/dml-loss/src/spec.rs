@@ -86,6 +86,45 @@ pub enum LossSpec {
     /// [`Angular`].
     #[serde(alias = "AngularLoss")]
     Angular(AngularConfig),
+    /// [`FastAp`].
+    #[serde(alias = "FastAPLoss")]
+    FastAp(FastApConfig),
+    /// [`SmoothAp`].
+    #[serde(alias = "SmoothAPLoss")]
+    SmoothAp(SmoothApConfig),
+    /// [`Pnp`].
+    #[serde(alias = "PNPLoss")]
+    Pnp(PnpConfig),
+    /// [`Histogram`].
+    #[serde(alias = "HistogramLoss")]
+    Histogram(HistogramConfig),
+    /// [`RankedList`].
+    #[serde(alias = "RankedListLoss")]
+    RankedList(RankedListConfig),
+    /// [`LargeMarginSoftmax`].
+    #[serde(alias = "LargeMarginSoftmaxLoss")]
+    LargeMarginSoftmax(LargeMarginSoftmaxConfig),
+    /// [`LargeMarginSoftmax::sphere_face`].
+    #[serde(alias = "SphereFaceLoss")]
+    SphereFace(LargeMarginSoftmaxConfig),
+    /// [`P2sGrad`].
+    #[serde(alias = "P2SGradLoss")]
+    P2sGrad(P2sGradConfig),
+    /// [`Instance`].
+    #[serde(alias = "InstanceLoss")]
+    Instance(InstanceConfig),
+    /// [`VicReg`].
+    #[serde(alias = "VICRegLoss")]
+    VicReg(VicRegConfig),
+    /// [`Manifold`].
+    #[serde(alias = "ManifoldLoss")]
+    Manifold(ManifoldConfig),
+    /// [`ThresholdConsistentMargin`].
+    #[serde(alias = "ThresholdConsistentMarginLoss")]
+    ThresholdConsistentMargin(ThresholdConsistentMarginConfig),
+    /// [`DynamicSoftMargin`].
+    #[serde(alias = "DynamicSoftMarginLoss")]
+    DynamicSoftMargin(DynamicSoftMarginConfig),
 }
 
 impl LossSpec {
@@ -97,8 +136,12 @@ impl LossSpec {
             | Self::LiftedStructure(_)
             | Self::GeneralizedLiftedStructure(_)
             | Self::Margin(_)
-            | Self::Angular(_) => DistanceSpec::euclidean(),
-            Self::InfoNce(_) | Self::Nca(_) | Self::ProxyNca(_) => DistanceSpec::squared_euclidean(),
+            | Self::Angular(_)
+            | Self::RankedList(_)
+            | Self::DynamicSoftMargin(_) => DistanceSpec::euclidean(),
+            Self::InfoNce(_) | Self::Nca(_) | Self::ProxyNca(_) | Self::FastAp(_) | Self::VicReg(_) => {
+                DistanceSpec::squared_euclidean()
+            }
             Self::NPairs(_) | Self::NormalizedSoftmax(_) => DistanceSpec::DotProduct(Default::default()),
             Self::SupCon(_)
             | Self::NtXent(_)
@@ -109,7 +152,16 @@ impl LossSpec {
             | Self::CosFace(_)
             | Self::ArcFace(_)
             | Self::SoftTriple(_)
-            | Self::TupletMargin(_) => DistanceSpec::cosine(),
+            | Self::TupletMargin(_)
+            | Self::SmoothAp(_)
+            | Self::Pnp(_)
+            | Self::Histogram(_)
+            | Self::LargeMarginSoftmax(_)
+            | Self::SphereFace(_)
+            | Self::P2sGrad(_)
+            | Self::Instance(_)
+            | Self::Manifold(_)
+            | Self::ThresholdConsistentMargin(_) => DistanceSpec::cosine(),
             Self::SignalToNoiseContrastive(_) => DistanceSpec::SignalToNoise(Default::default()),
         }
     }
@@ -151,6 +203,25 @@ impl LossSpec {
             Self::SoftTriple(config) => Arc::new(SoftTriple::new(distance, config, dtype, device)?),
             Self::TupletMargin(config) => Arc::new(TupletMargin { distance, config }),
             Self::Angular(config) => Arc::new(Angular { distance, config }),
+            Self::FastAp(config) => Arc::new(FastAp::new(distance, config)?),
+            Self::SmoothAp(config) => Arc::new(SmoothAp::new(distance, config)?),
+            Self::Pnp(config) => Arc::new(Pnp::new(distance, config)?),
+            Self::Histogram(config) => Arc::new(Histogram::new(distance, config)?),
+            Self::RankedList(config) => Arc::new(RankedList::new(distance, config)?),
+            Self::LargeMarginSoftmax(config) => {
+                Arc::new(LargeMarginSoftmax::new(distance, config, dtype, device)?)
+            }
+            Self::SphereFace(config) => {
+                Arc::new(LargeMarginSoftmax::sphere_face(distance, config, dtype, device)?)
+            }
+            Self::P2sGrad(config) => Arc::new(P2sGrad::new(config, dtype, device)?),
+            Self::Instance(config) => Arc::new(Instance { distance, config }),
+            Self::VicReg(config) => Arc::new(VicReg::new(config)?),
+            Self::Manifold(config) => Arc::new(Manifold::new(distance, config, dtype, device)?),
+            Self::ThresholdConsistentMargin(config) => {
+                Arc::new(ThresholdConsistentMargin { distance, config })
+            }
+            Self::DynamicSoftMargin(config) => Arc::new(DynamicSoftMargin::new(distance, config)?),
             Self::Nca(config) => Arc::new(Nca { distance, config }),
             Self::ProxyNca(config) => Arc::new(ProxyNca::new(distance, config, dtype, device)?),
         })

@@ -24,15 +24,7 @@ type Verdict = Result<Option<String>, Any>;
 /// A specification of this crate out of the manifest's parameters: the class is the name, nulls are left out, and so
 /// is what follows from the class or is a table of its own.
 fn spec<T: DeserializeOwned>(class: &Value, params: &Map<String, Value>) -> Result<T, Unsupported> {
-    let skip = [
-        "class",
-        "distance",
-        "is_inverted",
-        "aggregation",
-        "sub_losses",
-        "descriptors_dim",
-        "triplets_per_anchor",
-    ];
+    let skip = ["class", "distance", "is_inverted", "aggregation", "sub_losses", "triplets_per_anchor"];
     let mut map = Map::new();
     for (key, value) in params {
         if !skip.contains(&key.as_str())
@@ -153,7 +145,10 @@ impl Case<'_> {
 
     fn batch(&self, tensors: &Value) -> Result<(Var, Option<Var>, Batch), Any> {
         let x = Var::from_tensor(&self.float(tensors, "embeddings")?.ok_or("no embeddings")?)?;
-        let labels = self.integers(tensors, "labels")?.unwrap_or_else(|| vec![0; x.dims()[0]]);
+        let labels = match self.integers(tensors, "labels")? {
+            Some(labels) => labels,
+            None => self.integers(tensors, "meta_classes")?.unwrap_or_else(|| vec![0; x.dims()[0]]),
+        };
         let mut batch = Batch::new(&x, &labels)?;
         let mut reference = None;
         if let Some(y) = self.float(tensors, "ref_embeddings")? {
@@ -261,13 +256,20 @@ impl Case<'_> {
         if self.case.get("steps").is_some() {
             return Err(Unsupported("a loss with state".into()));
         }
-        let spec: LossSpec = spec(&self.case["peer_class"], &object(&self.case["params"]))?;
+        let mut params = object(&self.case["params"]);
+        if self.case["tensors"].get("meta_classes").is_some() {
+            params.insert("meta_classes".into(), json!("labels"));
+        }
+        let spec: LossSpec = spec(&self.case["peer_class"], &params)?;
         Ok(self.run_loss(&spec))
     }
 
     fn run_loss(&self, spec: &LossSpec) -> Verdict {
         let tensors = &self.case["tensors"];
-        let distance = distance(&self.case["params"]["distance"])?.ok_or("no distance")?;
+        let distance = match distance(&self.case["params"]["distance"])? {
+            Some(distance) => distance,
+            None => spec.default_distance().build(None)?,
+        };
         let (x, y, batch) = self.batch(tensors)?;
         let loss = spec.build(distance, self.dtype, &Device::Cpu)?;
         let own = loss.own_parameters();

@@ -96,7 +96,8 @@ impl Loss for SmoothAp {
                 // d (1 + b)/(1 + a) with a = b + (the negatives' share).
                 let by_before = share * (all - before) / ((1.0 + all) * (1.0 + all));
                 let by_after = -share * (1.0 + before) / ((1.0 + all) * (1.0 + all));
-                for (kind, slope, factor) in [(&positive, &by_own, by_before), (&negative, &by_all, by_after)] {
+                for (kind, slope, factor) in [(&positive, &by_own, by_before), (&negative, &by_all, by_after)]
+                {
                     for &j in kind.iter().filter(|&&j| j != p) {
                         out[p] -= factor * slope[j];
                         out[j] += factor * slope[j];

@@ -1,0 +1,179 @@
+//! Dynamic soft margin: triplets weighted by their rank in a running distribution (Zhang & Rusinkiewicz 2019).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Batch, Distance, Error, Loss, Part, Result, State, Tuples,
+    loss::far::Far,
+    tensor::{attach_whole, download},
+    tuples::ClassRows,
+};
+
+/// Knobs of [`DynamicSoftMargin`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DynamicSoftMarginConfig {
+    /// The least difference the histogram knows; it reaches up to −`min_val`.
+    pub min_val: f64,
+    /// Bins of the histogram.
+    pub num_bins: usize,
+    /// The weight of each triplet of the batch beside 1 − momentum for the histogram so far.
+    pub momentum: f64,
+}
+
+impl Default for DynamicSoftMarginConfig {
+    fn default() -> Self {
+        Self { min_val: -2.0, num_bins: 10, momentum: 0.01 }
+    }
+}
+
+/// The mean over triplets of F(t)·t, t = D(a, p) − D(a, n), F the running distribution function of t.
+///
+/// Each batch first enters a histogram: (1 − momentum)·old + momentum·(this batch's soft counts), then normalized, so the
+/// triplets of a batch weigh momentum each; the first batch has it to itself. The gradient flows through this batch's
+/// counts too; the histogram carried over is a constant. Each call of [`unreduced`](Loss::unreduced) is a step;
+/// [`state`](Loss::state) holds the `histogram` `[num_bins]`. Differences outside its range stay in the outermost
+/// bins. Part `loss`, one for the batch. Euclid of normalized rows is usual; any distance with `min_val` in its units.
+///
+/// Triplets are never listed: O(n²) memory.
+///
+/// # Source
+/// Zhang & Rusinkiewicz 2019 \[zhang2019dsm\], section 3.2.
+#[derive(Debug)]
+pub struct DynamicSoftMargin {
+    distance: Arc<dyn Distance>,
+    config: DynamicSoftMarginConfig,
+    /// Sums to 1, or to 0 before the first batch.
+    histogram: Mutex<Vec<f64>>,
+}
+
+impl DynamicSoftMargin {
+    /// With an empty histogram.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for no bins, a `min_val` that is not negative, or a momentum outside (0, 1\].
+    pub fn new(distance: Arc<dyn Distance>, config: DynamicSoftMarginConfig) -> Result<Self> {
+        let DynamicSoftMarginConfig { min_val, num_bins, momentum } = config;
+        let owner = "DynamicSoftMargin";
+        if num_bins == 0 {
+            return Err(Error::config(owner, "num_bins", 0, "at least 1"));
+        }
+        if !(min_val < 0.0 && min_val.is_finite()) {
+            return Err(Error::config(owner, "min_val", min_val, "a negative number"));
+        }
+        if !(momentum > 0.0 && momentum <= 1.0) {
+            return Err(Error::config(owner, "momentum", momentum, "a share in (0, 1]"));
+        }
+        Ok(Self { distance, config, histogram: Mutex::new(vec![0.0; num_bins]) })
+    }
+
+    fn histogram(&self) -> MutexGuard<'_, Vec<f64>> {
+        self.histogram.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bin and share of the next bin, and whether it moves with t.
+    fn place(&self, t: f64) -> (usize, f64, bool) {
+        let DynamicSoftMarginConfig { min_val, num_bins, .. } = self.config;
+        let x = (t - min_val) / self.width();
+        let bin = x.floor().max(0.0) as usize;
+        if x < 0.0 || bin + 1 >= num_bins {
+            return (bin.min(num_bins - 1), 0.0, false);
+        }
+        (bin, x.fract(), true)
+    }
+
+    fn width(&self) -> f64 {
+        -2.0 * self.config.min_val / self.config.num_bins as f64
+    }
+}
+
+/// Calls `f(entry of (a, p), entry of (a, n))` for each triplet.
+fn for_each(batch: &Batch, tuples: Option<&Tuples>, m: usize, mut f: impl FnMut(usize, usize)) {
+    if let Some(tuples) = tuples {
+        let t = tuples.to_triplets();
+        for ((&a, &p), &n) in t.anchor.iter().zip(&t.positive).zip(&t.negative) {
+            f(a as usize * m + p as usize, a as usize * m + n as usize);
+        }
+        return;
+    }
+    let mut rows = ClassRows::default();
+    for a in 0..batch.len() {
+        rows.fill(batch, a);
+        for &p in &rows.positive {
+            rows.negative.iter().for_each(|&n| f(a * m + p, a * m + n));
+        }
+    }
+}
+
+impl Loss for DynamicSoftMargin {
+    fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        let Some(far) = Far::new(batch, &*self.distance)? else { return Ok(Vec::new()) };
+        let bins = self.config.num_bins;
+        let (mut counts, mut sums, mut triplets) = (vec![0.0; bins], vec![0.0; bins], 0.0f64);
+        for_each(batch, tuples, far.m, |p, n| {
+            let t = far.values[p] - far.values[n];
+            let (bin, share, _) = self.place(t);
+            counts[bin] += 1.0 - share;
+            if let Some(next) = counts.get_mut(bin + 1) {
+                *next += share;
+            }
+            sums[bin] += t;
+            triplets += 1.0;
+        });
+        if triplets == 0.0 {
+            return Ok(Vec::new());
+        }
+        let mut histogram = self.histogram();
+        let fresh = histogram.iter().all(|&h| h == 0.0);
+        let momentum = if fresh { 1.0 } else { self.config.momentum };
+        histogram.iter_mut().zip(&counts).for_each(|(h, c)| *h = (1.0 - momentum) * *h + momentum * c);
+        let total: f64 = histogram.iter().sum();
+        histogram.iter_mut().for_each(|h| *h /= total);
+        let below: Vec<f64> = histogram
+            .iter()
+            .scan(0.0, |sum, h| {
+                *sum += h;
+                Some(*sum)
+            })
+            .collect();
+        drop(histogram);
+
+        let value = below.iter().zip(&sums).map(|(f, s)| f * s).sum::<f64>() / triplets;
+        // Moving t within its bin takes mass from that bin's F, which weighs all triplets of the bin.
+        let taken = momentum / (total * self.width());
+        let mut slopes = vec![0.0; far.values.len()];
+        for_each(batch, tuples, far.m, |p, n| {
+            let (bin, _, moves) = self.place(far.values[p] - far.values[n]);
+            let slope = (below[bin] - if moves { taken * sums[bin] } else { 0.0 }) / triplets;
+            slopes[p] += slope;
+            slopes[n] -= slope;
+        });
+        Ok(vec![Part::whole("loss", attach_whole(&far.matrix, value, far.turned(slopes))?)])
+    }
+
+    fn distance(&self) -> Option<&Arc<dyn Distance>> {
+        Some(&self.distance)
+    }
+
+    fn state(&self) -> Result<State> {
+        let histogram = Tensor::new(self.histogram().as_slice(), &Device::Cpu)?;
+        Ok(State::from([("histogram".to_owned(), histogram)]))
+    }
+
+    fn load_state(&self, state: &State) -> Result<()> {
+        let owner = "DynamicSoftMargin::load_state";
+        let expected = format!("of {} bins", self.config.num_bins);
+        let Some(tensor) = state.get("histogram") else {
+            return Err(Error::config(owner, "histogram", "missing", expected));
+        };
+        let values = download(tensor)?;
+        if values.len() != self.config.num_bins {
+            return Err(Error::config(owner, "histogram", format!("of {} bins", values.len()), expected));
+        }
+        *self.histogram() = values;
+        Ok(())
+    }
+}

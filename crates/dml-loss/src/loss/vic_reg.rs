@@ -1,0 +1,106 @@
+//! VICReg: variance, invariance and covariance of two views (Bardes et al. 2022).
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Batch, Distance, Error, Index, Loss, Part, Result, Tuples,
+    tensor::{hinge, root, upload},
+};
+
+/// Weights of [`VicReg`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VicRegConfig {
+    /// λ, the weight of invariance.
+    pub invariance_lambda: f64,
+    /// μ, the weight of variance.
+    pub variance_mu: f64,
+    /// ν, the weight of covariance.
+    pub covariance_v: f64,
+    /// Added to the variances before their root is taken.
+    pub eps: f64,
+}
+
+impl Default for VicRegConfig {
+    fn default() -> Self {
+        Self { invariance_lambda: 25.0, variance_mu: 25.0, covariance_v: 1.0, eps: 1e-4 }
+    }
+}
+
+/// λ·‖z_i − z′_i‖²/d, plus μ/2·\[1 − √(var_j + ε)\]₊ for each coordinate j of either view, plus ν/d·Σ_{j≠k} C_jk² of
+/// either view's covariance C.
+///
+/// The batch holds one view, its reference set the other, row i matching row i; labels and tuples play no part. Parts
+/// `invariance_loss`, a loss a row; `variance_loss1` and `variance_loss2`, a loss a coordinate; `covariance_loss`, one
+/// for the batch. Fewer than two rows have no variance: the loss is 0. Squared Euclid by definition: there is no distance
+/// to choose.
+///
+/// # Source
+/// Bardes et al. 2022 \[bardes2022\], equations 1 to 6.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct VicReg {
+    config: VicRegConfig,
+}
+
+impl VicReg {
+    /// With the given weights.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a negative ε.
+    pub fn new(config: VicRegConfig) -> Result<Self> {
+        match config.eps >= 0.0 {
+            true => Ok(Self { config }),
+            false => Err(Error::config("VicReg", "eps", config.eps, "a number ≥ 0")),
+        }
+    }
+}
+
+/// Each of the d coordinates less its mean, its hinged deviation below 1 (halved), and the mean of squared covariances.
+fn spread(view: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+    let (n, d) = view.dims2()?;
+    let share = 1.0 / (n as f64 - 1.0);
+    let centered = view.broadcast_sub(&view.mean_keepdim(0)?)?; // [n, d]
+    let variance = (centered.sqr()?.sum(0)? * share)?; // [d]
+    let deviation = root(&(variance + eps)?, 0.5)?;
+    let variance_loss = (hinge(&deviation.affine(-1.0, 1.0)?)? * 0.5)?; // [d]
+    let covariance = (centered.t()?.matmul(&centered)? * share)?; // [d, d]
+    let off = (0..d * d).map(|at| f64::from(u8::from(at / d != at % d))).collect();
+    let squares = (covariance * upload(off, (d, d), view)?)?.sqr()?.sum_all()?;
+    Ok((variance_loss, (squares * (1.0 / d as f64))?))
+}
+
+impl Loss for VicReg {
+    fn unreduced(&self, batch: &Batch, _: Option<&Tuples>) -> Result<Vec<Part>> {
+        if !batch.has_reference() {
+            let expected = "the second view, row by row (Batch::with_reference)";
+            return Err(Error::config("VicReg", "reference", "missing", expected));
+        }
+        let (z, other) = (batch.embeddings(), batch.columns());
+        if z.dims() != other.dims() {
+            let expected = format!("{:?}, the other view of each row", z.dims());
+            return Err(Error::shape("VicReg", "reference", other, expected));
+        }
+        if batch.len() < 2 {
+            return Ok(Vec::new());
+        }
+        let VicRegConfig { invariance_lambda, variance_mu, covariance_v, eps } = self.config;
+        let mut invariance = Part::of_rows(((z - other)?.sqr()?.mean(1)? * invariance_lambda)?)?;
+        invariance.name = "invariance_loss";
+        let (variance_1, covariance_1) = spread(z, eps)?;
+        let (variance_2, covariance_2) = spread(other, eps)?;
+        let coordinates = || Index::Classes((0..z.dims()[1] as u32).collect());
+        Ok(vec![
+            invariance,
+            Part::new("variance_loss1", (variance_1 * variance_mu)?, coordinates()),
+            Part::new("variance_loss2", (variance_2 * variance_mu)?, coordinates()),
+            Part::whole("covariance_loss", ((covariance_1 + covariance_2)? * covariance_v)?.reshape(1)?),
+        ])
+    }
+
+    fn distance(&self) -> Option<&Arc<dyn Distance>> {
+        None
+    }
+}
