@@ -119,7 +119,7 @@ fn compare(
         Some("accuracy") => accuracy::compare(&case)?,
         Some("bregman") => bregman::compare(&case)?,
         Some("distance") => distance::compare(&case)?,
-        Some("loss") => loss::compare(&case)?,
+        Some("loss") => return loss::compare(&case),
         Some("miner") => miner::compare(&case)?,
         Some("reducer") => reducer::compare(&case)?,
         Some(kind) => return unsupported(format!("kind {kind:?}")),

@@ -37,6 +37,7 @@ mod miner;
 mod objective;
 mod parameter;
 mod reducer;
+mod regularizer;
 mod sampling;
 mod spec;
 mod temperature;
@@ -50,22 +51,25 @@ pub use distance::{
 };
 pub use error::{Error, Result};
 pub use loss::{
-    Angular, AngularConfig, ArcFaceConfig, Circle, CircleConfig, Contrastive, ContrastiveConfig,
-    CosFaceConfig, Direction, DynamicSoftMargin, DynamicSoftMarginConfig, FastAp, FastApConfig,
-    GeneralizedLiftedStructure, Histogram, HistogramConfig, Index, InfoNce, InfoNceConfig, Instance,
-    InstanceConfig, InstanceTarget, IntraPairVariance, IntraPairVarianceConfig, LargeMarginSoftmax,
-    LargeMarginSoftmaxConfig, LiftedStructure, LiftedStructureConfig, Loss, Manifold, ManifoldConfig, Margin,
-    MarginConfig, MarginSoftmax, MetaClasses, MultiSimilarity, MultiSimilarityConfig, NPairs, NPairsConfig,
-    Nca, NcaConfig, NormalizedSoftmaxConfig, NtXent, NtXentConfig, P2sGrad, P2sGradConfig, Part, Pnp,
-    PnpConfig, PnpVariant, ProxyAnchor, ProxyAnchorConfig, ProxyNca, ProxyNcaConfig, RankedList,
-    RankedListConfig, SmoothAp, SmoothApConfig, SoftTriple, SoftTripleConfig, State, SupCon, SupConConfig,
+    Angular, AngularConfig, ArcFaceConfig, CentroidTriplet, CentroidTripletConfig, Circle, CircleConfig,
+    Contrastive, ContrastiveConfig, CosFaceConfig, CrossBatchMemory, Direction, DynamicSoftMargin,
+    DynamicSoftMarginConfig, FastAp, FastApConfig, GeneralizedLiftedStructure, Histogram, HistogramConfig,
+    Index, InfoNce, InfoNceConfig, Instance, InstanceConfig, InstanceTarget, IntraPairVariance,
+    IntraPairVarianceConfig, LargeMarginSoftmax, LargeMarginSoftmaxConfig, LiftedStructure,
+    LiftedStructureConfig, Loss, Manifold, ManifoldConfig, Margin, MarginConfig, MarginSoftmax, MetaClasses,
+    MomentumQueue, MultiSimilarity, MultiSimilarityConfig, NPairs, NPairsConfig, Nca, NcaConfig,
+    NormalizedSoftmaxConfig, NtXent, NtXentConfig, P2sGrad, P2sGradConfig, Part, Pnp, PnpConfig, PnpVariant,
+    ProxyAnchor, ProxyAnchorConfig, ProxyNca, ProxyNcaConfig, QueueLabels, RankedList, RankedListConfig,
+    SmoothAp, SmoothApConfig, SoftTriple, SoftTripleConfig, State, SupCon, SupConConfig,
     ThresholdConsistentMargin, ThresholdConsistentMarginConfig, TripletMargin, TripletMarginConfig,
-    TupletMargin, TupletMarginConfig, VicReg, VicRegConfig,
+    TupletMargin, TupletMarginConfig, TwoViews, VicReg, VicRegConfig, WeightedSum,
 };
 pub use miner::{
-    BatchEasyHard, BatchEasyHardConfig, BatchHard, BatchHardConfig, HardAware, HardAwareConfig, Miner,
-    MinerSpec, MultiSimilarityMiner, MultiSimilarityMinerConfig, PairMargin, PairMarginConfig, Strategy,
-    TripletKind, TripletMarginMiner, TripletMarginMinerConfig,
+    All, AngularMiner, AngularMinerConfig, BatchEasyHard, BatchEasyHardConfig, BatchHard, BatchHardConfig,
+    DistanceWeighted, DistanceWeightedConfig, HardAware, HardAwareConfig, MaximumLoss, MaximumLossSpec,
+    Miner, MinerSpec, MultiSimilarityMiner, MultiSimilarityMinerConfig, PairMargin, PairMarginConfig,
+    RandomTriplets, RandomTripletsConfig, Strategy, TripletKind, TripletMarginMiner,
+    TripletMarginMinerConfig, TripletsPerAnchor, UniformHistogram, UniformHistogramConfig,
 };
 pub use objective::Objective;
 pub use parameter::{Parameter, Role};
@@ -73,7 +77,14 @@ pub use reducer::{
     AvgNonZero, ByPart, ClassWeighted, Divisor, DoNothing, Mean, PerAnchor, Reducer, ReducerSpec, Sum,
     Threshold,
 };
-pub use spec::{LossSpec, ObjectiveSpec};
+pub use regularizer::{
+    CenterInvariant, Curvature, CurvatureConfig, LpNorm, LpNormConfig, RegularFace, Regularization,
+    RegularizationSpec, RegularizedRows, Regularizer, RegularizerSpec, Scale, ScaleConfig, SparseCenters,
+    SparseCentersConfig, ZeroMean,
+};
+pub use spec::{
+    CrossBatchMemorySpec, LossSpec, MomentumQueueSpec, ObjectiveSpec, TermSpec, TwoViewsSpec, WeightedSumSpec,
+};
 pub use temperature::{Learned, Temperature, TemperatureSpec};
 pub use tuples::{PairList, Pairs, Triplets, Tuples};
 

@@ -8,9 +8,11 @@ use crate::{Batch, Distance, Mean, PairList, Parameter, Reducer, Result, Triplet
 
 mod angle;
 mod angular;
+mod centroid_triplet;
 mod circle;
 mod class_table;
 mod contrastive;
+mod cross_batch_memory;
 mod dynamic_soft_margin;
 mod far;
 mod fast_ap;
@@ -23,6 +25,8 @@ mod lifted_structure;
 mod manifold;
 mod margin;
 mod margin_softmax;
+mod memory;
+mod momentum_queue;
 mod multi_similarity;
 mod n_pairs;
 mod nca;
@@ -38,11 +42,15 @@ mod sup_con;
 mod threshold_consistent_margin;
 mod triplet_margin;
 mod tuplet_margin;
+mod two_views;
 mod vic_reg;
+mod weighted_sum;
 
 pub use angular::{Angular, AngularConfig};
+pub use centroid_triplet::{CentroidTriplet, CentroidTripletConfig};
 pub use circle::{Circle, CircleConfig};
 pub use contrastive::{Contrastive, ContrastiveConfig};
+pub use cross_batch_memory::CrossBatchMemory;
 pub use dynamic_soft_margin::{DynamicSoftMargin, DynamicSoftMarginConfig};
 pub use fast_ap::{FastAp, FastApConfig};
 pub use histogram::{Histogram, HistogramConfig};
@@ -54,6 +62,7 @@ pub use lifted_structure::{GeneralizedLiftedStructure, LiftedStructure, LiftedSt
 pub use manifold::{Manifold, ManifoldConfig, MetaClasses};
 pub use margin::{Margin, MarginConfig};
 pub use margin_softmax::{ArcFaceConfig, CosFaceConfig, MarginSoftmax, NormalizedSoftmaxConfig};
+pub use momentum_queue::{MomentumQueue, QueueLabels};
 pub use multi_similarity::{MultiSimilarity, MultiSimilarityConfig};
 pub use n_pairs::{NPairs, NPairsConfig};
 pub use nca::{Nca, NcaConfig, ProxyNca, ProxyNcaConfig};
@@ -68,7 +77,9 @@ pub use sup_con::{SupCon, SupConConfig};
 pub use threshold_consistent_margin::{ThresholdConsistentMargin, ThresholdConsistentMarginConfig};
 pub use triplet_margin::{TripletMargin, TripletMarginConfig};
 pub use tuplet_margin::{TupletMargin, TupletMarginConfig};
+pub use two_views::TwoViews;
 pub use vic_reg::{VicReg, VicRegConfig};
+pub use weighted_sum::WeightedSum;
 
 /// What each unreduced loss belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]

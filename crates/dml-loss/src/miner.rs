@@ -4,19 +4,29 @@ use std::{fmt::Debug, sync::Arc};
 
 use crate::{Batch, Distance, Result, Tuples, tensor::download};
 
+mod angular;
 mod batch_easy_hard;
+mod distance_weighted;
 mod hard_aware;
+mod maximum_loss;
 mod multi_similarity;
 mod pair_margin;
+mod random_triplets;
 mod spec;
 mod triplet_margin;
+mod uniform_histogram;
 
+pub use angular::{AngularMiner, AngularMinerConfig};
 pub use batch_easy_hard::{BatchEasyHard, BatchEasyHardConfig, BatchHard, BatchHardConfig, Strategy};
+pub use distance_weighted::{DistanceWeighted, DistanceWeightedConfig};
 pub use hard_aware::{HardAware, HardAwareConfig};
+pub use maximum_loss::MaximumLoss;
 pub use multi_similarity::{MultiSimilarityMiner, MultiSimilarityMinerConfig};
 pub use pair_margin::{PairMargin, PairMarginConfig};
-pub use spec::MinerSpec;
+pub use random_triplets::{All, RandomTriplets, RandomTripletsConfig, TripletsPerAnchor};
+pub use spec::{MaximumLossSpec, MinerSpec};
 pub use triplet_margin::{TripletKind, TripletMarginMiner, TripletMarginMinerConfig};
+pub use uniform_histogram::{UniformHistogram, UniformHistogramConfig};
 
 /// Selects tuples of a batch. No gradient passes through the selection.
 pub trait Miner: Debug + Send + Sync {

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use crate::{Batch, Error, Index, Loss, Miner, Parameter, Part, Reducer, Result, Tuples};
+use crate::{
+    Batch, Error, Index, Loss, Miner, Parameter, Part, Reducer, Regularization, RegularizedRows, Result,
+    Tuples,
+};
 
 /// A loss with an optional miner before it and a reducer after it.
 ///
@@ -30,13 +33,15 @@ pub struct Objective {
     pub miner: Option<Arc<dyn Miner>>,
     /// Finishes each part; the parts are added.
     pub reducer: Arc<dyn Reducer>,
+    /// Added to the value.
+    pub regularizations: Vec<Regularization>,
 }
 
 impl Objective {
     /// The loss with its usual reducer and no miner.
     pub fn new(loss: Arc<dyn Loss>) -> Self {
         let reducer = loss.default_reducer();
-        Self { loss, miner: None, reducer }
+        Self { loss, miner: None, reducer, regularizations: Vec::new() }
     }
 
     /// With a miner.
@@ -48,6 +53,12 @@ impl Objective {
     /// With another reducer.
     pub fn with_reducer(mut self, reducer: Arc<dyn Reducer>) -> Self {
         self.reducer = reducer;
+        self
+    }
+
+    /// With one more regularizer.
+    pub fn with_regularization(mut self, regularization: Regularization) -> Self {
+        self.regularizations.push(regularization);
         self
     }
 
@@ -78,6 +89,26 @@ impl Objective {
             }
             total = (total + value)?;
         }
+        for Regularization { regularizer, on, weight } in &self.regularizations {
+            let rows = match on {
+                RegularizedRows::Embeddings => Some(batch.embeddings().clone()),
+                RegularizedRows::Weights => self.loss.class_rows()?,
+            };
+            let Some(rows) = rows else {
+                let got = format!("`weights` for {:?}", self.loss);
+                return Err(Error::config(
+                    "Objective",
+                    "regularizer",
+                    got,
+                    "`embeddings`, as it has no table",
+                ));
+            };
+            if rows.elem_count() > 0
+                && let Some(penalty) = regularizer.penalty(&rows)?
+            {
+                total = (total + (penalty * *weight)?)?;
+            }
+        }
         Ok(total)
     }
 
@@ -100,9 +131,15 @@ impl Objective {
         self.loss.unreduced(batch, tuples)
     }
 
-    /// All learned parameters of the loss and its distance.
+    /// All learned parameters of the loss and its distance, and of regularizers what is not among them.
     pub fn parameters(&self) -> Vec<Parameter> {
-        self.loss.parameters()
+        let mut all = self.loss.parameters();
+        for parameter in self.regularizations.iter().flat_map(|r| r.regularizer.parameters()) {
+            if all.iter().all(|known| known.var.id() != parameter.var.id()) {
+                all.push(parameter);
+            }
+        }
+        all
     }
 
     /// As [`Loss::calibrate`].

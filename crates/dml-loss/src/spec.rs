@@ -17,7 +17,7 @@ use crate::*;
 /// let error = toml::from_str::<LossSpec>("name = \"contrastive\"\nmargin = 1").unwrap_err().to_string();
 /// assert!(error.contains("expected `pos_margin` or `neg_margin`"), "{error}");
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum LossSpec {
@@ -125,6 +125,95 @@ pub enum LossSpec {
     /// [`DynamicSoftMargin`].
     #[serde(alias = "DynamicSoftMarginLoss")]
     DynamicSoftMargin(DynamicSoftMarginConfig),
+    /// [`CentroidTriplet`].
+    #[serde(alias = "CentroidTripletLoss")]
+    CentroidTriplet(CentroidTripletConfig),
+    /// [`CrossBatchMemory`] around another loss.
+    #[serde(alias = "CrossBatchMemory")]
+    CrossBatchMemory(CrossBatchMemorySpec),
+    /// [`MomentumQueue`] around another loss.
+    MomentumQueue(MomentumQueueSpec),
+    /// [`TwoViews`] of another loss.
+    #[serde(alias = "SelfSupervisedLoss")]
+    TwoViews(TwoViewsSpec),
+    /// [`WeightedSum`] of several.
+    #[serde(alias = "MultipleLosses")]
+    WeightedSum(WeightedSumSpec),
+}
+
+/// [`CrossBatchMemory`] as a configuration file writes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CrossBatchMemorySpec {
+    /// The loss.
+    pub loss: Box<LossSpec>,
+    /// Its miner, over the loss's distance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub miner: Option<MinerSpec>,
+    /// Rows remembered; at least a batch.
+    #[serde(default = "memory_size")]
+    pub memory_size: usize,
+}
+
+/// [`MomentumQueue`] as a configuration file writes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MomentumQueueSpec {
+    /// The loss.
+    pub loss: Box<LossSpec>,
+    /// Its miner, over the loss's distance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub miner: Option<MinerSpec>,
+    /// Which keys are positives.
+    #[serde(default)]
+    pub labels: QueueLabels,
+    /// Keys remembered; at least a batch.
+    #[serde(default = "memory_size")]
+    pub memory_size: usize,
+}
+
+fn memory_size() -> usize {
+    1024
+}
+
+/// [`TwoViews`] as a configuration file writes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TwoViewsSpec {
+    /// The loss.
+    pub loss: Box<LossSpec>,
+    /// Its miner, over the loss's distance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub miner: Option<MinerSpec>,
+    /// Its reducer; the loss's usual one if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reducer: Option<ReducerSpec>,
+    /// Whether both views give anchors.
+    #[serde(default = "yes")]
+    pub symmetric: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// [`WeightedSum`] as a configuration file writes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightedSumSpec {
+    /// The terms; one without a distance takes that of the sum, or its loss's usual one.
+    pub terms: Vec<TermSpec>,
+}
+
+/// A term of [`WeightedSumSpec`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TermSpec {
+    /// Multiplies it.
+    #[serde(default = "crate::regularizer::one")]
+    pub weight: f64,
+    /// The term.
+    pub objective: ObjectiveSpec,
 }
 
 impl LossSpec {
@@ -138,6 +227,8 @@ impl LossSpec {
             | Self::Margin(_)
             | Self::Angular(_)
             | Self::RankedList(_)
+            | Self::CentroidTriplet(_)
+            | Self::WeightedSum(_)
             | Self::DynamicSoftMargin(_) => DistanceSpec::euclidean(),
             Self::InfoNce(_) | Self::Nca(_) | Self::ProxyNca(_) | Self::FastAp(_) | Self::VicReg(_) => {
                 DistanceSpec::squared_euclidean()
@@ -162,6 +253,9 @@ impl LossSpec {
             | Self::Instance(_)
             | Self::Manifold(_)
             | Self::ThresholdConsistentMargin(_) => DistanceSpec::cosine(),
+            Self::CrossBatchMemory(spec) => spec.loss.default_distance(),
+            Self::MomentumQueue(spec) => spec.loss.default_distance(),
+            Self::TwoViews(spec) => spec.loss.default_distance(),
             Self::SignalToNoiseContrastive(_) => DistanceSpec::SignalToNoise(Default::default()),
         }
     }
@@ -171,7 +265,7 @@ impl LossSpec {
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) when a parameter is out of range.
     pub fn build(&self, distance: Arc<dyn Distance>, dtype: DType, device: &Device) -> Result<Arc<dyn Loss>> {
-        Ok(match *self {
+        Ok(match self.clone() {
             Self::Contrastive(config) | Self::SignalToNoiseContrastive(config) => {
                 Arc::new(Contrastive { distance, config })
             }
@@ -222,9 +316,47 @@ impl LossSpec {
                 Arc::new(ThresholdConsistentMargin { distance, config })
             }
             Self::DynamicSoftMargin(config) => Arc::new(DynamicSoftMargin::new(distance, config)?),
+            Self::CentroidTriplet(config) => Arc::new(CentroidTriplet { distance, config }),
+            Self::CrossBatchMemory(CrossBatchMemorySpec { loss, miner, memory_size }) => {
+                let miner = miner.map(|miner| miner.build(distance.clone())).transpose()?;
+                Arc::new(CrossBatchMemory::new(loss.build(distance, dtype, device)?, miner, memory_size)?)
+            }
+            Self::MomentumQueue(MomentumQueueSpec { loss, miner, labels, memory_size }) => {
+                let miner = miner.map(|miner| miner.build(distance.clone())).transpose()?;
+                let loss = loss.build(distance, dtype, device)?;
+                Arc::new(MomentumQueue::new(loss, miner, labels, memory_size)?)
+            }
+            Self::TwoViews(TwoViewsSpec { loss, miner, reducer, symmetric }) => {
+                let mut objective = Objective::new(loss.build(distance.clone(), dtype, device)?);
+                objective.miner = miner.map(|miner| miner.build(distance)).transpose()?;
+                if let Some(reducer) = reducer {
+                    objective.reducer = reducer.build();
+                }
+                Arc::new(TwoViews { objective, symmetric })
+            }
+            Self::WeightedSum(WeightedSumSpec { terms }) => {
+                let term = |TermSpec { weight, objective }: TermSpec| -> Result<(f64, Objective)> {
+                    let own = objective.distance.map(|spec| spec.build(None)).transpose()?;
+                    let distance = own.unwrap_or_else(|| distance.clone());
+                    Ok((weight, objective.build_over(distance, None, dtype, device)?))
+                };
+                Arc::new(WeightedSum { terms: terms.into_iter().map(term).collect::<Result<_>>()? })
+            }
             Self::Nca(config) => Arc::new(Nca { distance, config }),
             Self::ProxyNca(config) => Arc::new(ProxyNca::new(distance, config, dtype, device)?),
         })
+    }
+
+    /// The loss where no learned parameter of its own has a place.
+    pub(crate) fn build_without_parameters(&self, distance: Arc<dyn Distance>) -> Result<Arc<dyn Loss>> {
+        let loss = self.build(distance, DType::F32, &Device::Cpu)?;
+        match loss.own_parameters().first() {
+            None => Ok(loss),
+            Some(parameter) => {
+                let expected = "a loss without learned parameters";
+                Err(Error::config("MaximumLoss", "loss", format!("one with `{}`", parameter.name), expected))
+            }
+        }
     }
 }
 
@@ -261,12 +393,22 @@ pub struct ObjectiveSpec {
     /// The reducer; the loss's usual one if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reducer: Option<ReducerSpec>,
+    /// Regularizers, with weights.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub regularizers: Vec<RegularizationSpec>,
 }
 
 impl ObjectiveSpec {
     /// A loss with its usual distance and reducer and no miner.
     pub fn new(loss: LossSpec) -> Self {
-        Self { loss, distance: None, miner: None, miner_distance: None, reducer: None }
+        Self {
+            loss,
+            distance: None,
+            miner: None,
+            miner_distance: None,
+            reducer: None,
+            regularizers: Vec::new(),
+        }
     }
 
     /// The objective; `generator` is φ where a distance is a Bregman divergence, and learned parameters of the loss
@@ -280,18 +422,49 @@ impl ObjectiveSpec {
         dtype: DType,
         device: &Device,
     ) -> Result<Objective> {
+        if let LossSpec::WeightedSum(WeightedSumSpec { terms }) = &self.loss {
+            let term = |TermSpec { weight, objective }: &TermSpec| -> Result<(f64, Objective)> {
+                let objective = Self { distance: objective.distance.or(self.distance), ..objective.clone() };
+                Ok((*weight, objective.build(generator.clone(), dtype, device)?))
+            };
+            let terms = terms.iter().map(term).collect::<Result<_>>()?;
+            return self.finish(Arc::new(WeightedSum { terms }), None, generator);
+        }
         let distance = self.distance.unwrap_or_else(|| self.loss.default_distance());
-        let distance = distance.build(generator.clone())?;
-        let mut objective = Objective::new(self.loss.build(distance.clone(), dtype, device)?);
+        self.build_over(distance.build(generator.clone())?, generator, dtype, device)
+    }
+
+    /// As [`build`](Self::build), over a distance that is there already.
+    fn build_over(
+        &self,
+        distance: Arc<dyn Distance>,
+        generator: Option<Arc<dyn Generator>>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Objective> {
+        self.finish(self.loss.build(distance.clone(), dtype, device)?, Some(distance), generator)
+    }
+
+    fn finish(
+        &self,
+        loss: Arc<dyn Loss>,
+        distance: Option<Arc<dyn Distance>>,
+        generator: Option<Arc<dyn Generator>>,
+    ) -> Result<Objective> {
+        let mut objective = Objective::new(loss);
         if let Some(miner) = &self.miner {
-            let distance = match self.miner_distance {
-                Some(spec) => spec.build(generator)?,
-                None => distance,
+            let distance = match (self.miner_distance, distance) {
+                (Some(spec), _) => spec.build(generator.clone())?,
+                (None, Some(distance)) => distance,
+                (None, None) => miner.default_distance().build(generator.clone())?,
             };
             objective = objective.with_miner(miner.build(distance)?);
         }
         if let Some(reducer) = &self.reducer {
             objective = objective.with_reducer(reducer.build());
+        }
+        for regularizer in &self.regularizers {
+            objective = objective.with_regularization(regularizer.build(generator.as_ref())?);
         }
         Ok(objective)
     }

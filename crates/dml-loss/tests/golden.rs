@@ -229,8 +229,17 @@ impl Case<'_> {
     }
 
     fn run_miner(&self, spec: MinerSpec) -> Verdict {
-        let miner = spec.build(distance(&self.case["params"]["distance"])?.ok_or("no distance")?)?;
+        let distance = distance(&self.case["params"]["distance"])?.ok_or("no distance")?;
+        let miner = spec.build(distance.clone())?;
         let (_, _, batch) = self.batch(&self.case["tensors"])?;
+        if let MinerSpec::DistanceWeighted(config) = spec {
+            let weights = DistanceWeighted::new(distance, config)?.weights(&batch)?;
+            let (kind, expected) = ("weights", self.expected(&self.case["expected"], "weights")?);
+            let scale = self.tolerance("rel_to_max");
+            let most = expected.max_all()?.to_scalar::<f64>()?;
+            let gap = (weights.to_dtype(DType::F64)? - &expected)?.abs()?.max_all()?.to_scalar::<f64>()?;
+            return Ok((gap > scale * most || gap.is_nan()).then(|| format!("{kind} off by {gap:e}")));
+        }
         let got = miner.mine(&batch)?;
         let want = self.tuples(&self.case["expected"]["tensors"])?.ok_or("no tuples expected")?;
         let sorted = |tuples: &Tuples| {
@@ -253,8 +262,8 @@ impl Case<'_> {
     }
 
     fn loss(&self) -> Result<Verdict, Unsupported> {
-        if self.case.get("steps").is_some() {
-            return Err(Unsupported("a loss with state".into()));
+        if self.case["peer_class"] == "CrossBatchMemory" {
+            return Ok(self.run_memory());
         }
         let mut params = object(&self.case["params"]);
         if self.case["tensors"].get("meta_classes").is_some() {
@@ -270,21 +279,55 @@ impl Case<'_> {
             Some(distance) => distance,
             None => spec.default_distance().build(None)?,
         };
-        let (x, y, batch) = self.batch(tensors)?;
         let loss = spec.build(distance, self.dtype, &Device::Cpu)?;
-        let own = loss.own_parameters();
-        for parameter in &own {
+        for parameter in loss.own_parameters() {
             let given = self.float(tensors, &format!("param.{}", parameter.name))?;
             parameter.var.set(&given.ok_or(format!("no param.{}", parameter.name))?)?;
         }
-        let objective = Objective::new(loss).with_reducer(reducer(&self.case["params"]["reducer"])?);
+        self.run_steps(&Objective::new(loss).with_reducer(reducer(&self.case["params"]["reducer"])?))
+    }
+
+    fn run_memory(&self) -> Verdict {
+        let inner = |value: &Value| -> (Value, Map<String, Value>) {
+            (value["class"].clone(), object(&value["params"]))
+        };
+        let params = &self.case["params"];
+        let (class, inner_params) = inner(&params["loss"]);
+        let spec_of_loss: LossSpec = spec(&class, &inner_params).map_err(|u| u.0)?;
+        let over = distance(&inner_params["distance"])?.ok_or("no distance")?;
+        let loss = spec_of_loss.build(over, self.dtype, &Device::Cpu)?;
+        let miner = match &params["miner"] {
+            Value::Null => None,
+            value => {
+                let (class, params) = inner(value);
+                let spec: MinerSpec = spec(&class, &params).map_err(|u| u.0)?;
+                Some(spec.build(distance(&params["distance"])?.ok_or("no distance")?)?)
+            }
+        };
+        let size = params["memory_size"].as_u64().ok_or("no memory_size")? as usize;
+        let memory = CrossBatchMemory::new(loss, miner, size)?;
+        self.run_steps(&Objective::new(Arc::new(memory)).with_reducer(reducer(&inner_params["reducer"])?))
+    }
+
+    fn run_steps(&self, objective: &Objective) -> Verdict {
+        let once = [self.case.clone()];
+        for step in self.case["steps"].as_array().map_or(&once[..], Vec::as_slice) {
+            if let Some(failure) = self.run_step(objective, &step["tensors"], &step["expected"])? {
+                return Ok(Some(failure));
+            }
+        }
+        Ok(None)
+    }
+
+    fn run_step(&self, objective: &Objective, tensors: &Value, expected: &Value) -> Verdict {
+        let (x, y, batch) = self.batch(tensors)?;
         let value = objective.forward_with(&batch, self.tuples(tensors)?.as_ref())?;
-        let expected = &self.case["expected"];
         let want = expected["value"].as_f64().ok_or("no value")?;
         if let Some(f) = self.value("value", value.to_dtype(DType::F64)?.to_scalar()?, want) {
             return Ok(Some(f));
         }
         let grads = value.backward()?;
+        let own = objective.loss.own_parameters();
         let mut vars = vec![("grad.embeddings".to_owned(), &x)];
         vars.extend(y.as_ref().map(|y| ("grad.ref_embeddings".to_owned(), y)));
         vars.extend(own.iter().map(|p| (format!("grad.{}", p.name), &p.var)));
@@ -294,12 +337,17 @@ impl Case<'_> {
                 return Ok(Some(f));
             }
         }
-        Ok(None)
+        if expected["tensors"].get("histogram").is_none() {
+            return Ok(None);
+        }
+        let state = objective.loss.state()?;
+        let histogram = state.get("histogram").ok_or("no histogram")?;
+        self.array("grad", "histogram", histogram, &self.expected(expected, "histogram")?)
     }
 }
 
 /// Runs (cases in two precisions) that pass; it only grows.
-const SUPPORTED: usize = 354;
+const SUPPORTED: usize = 446;
 
 #[test]
 fn reference_values() -> Result<(), Any> {

@@ -53,6 +53,38 @@ impl<'a> Case<'a> {
         Self { json, files, dtype, used: RefCell::default() }
     }
 
+    /// A case of its own for each of the `steps`, with all else as it is here; `None` for a case without steps.
+    pub fn steps(&self) -> Result<Option<Vec<Map<String, Value>>>, Verdict> {
+        let Some(steps) = self.json.get("steps") else { return Ok(None) };
+        let steps = match steps.as_array() {
+            Some(steps) if !steps.is_empty() => steps,
+            _ => return unsupported("`steps` is not a list with at least one step"),
+        };
+        let merged = |step: &Value| match step.as_object() {
+            None => unsupported("a step is no JSON object"),
+            Some(step) => {
+                let mut json = self.json.clone();
+                json.remove("steps");
+                json.extend(step.clone());
+                Ok(json)
+            }
+        };
+        steps.iter().map(merged).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// A step as a case.
+    pub fn step<'b>(&self, json: &'b Map<String, Value>) -> Case<'b>
+    where
+        'a: 'b,
+    {
+        Case::new(json, self.files, self.dtype)
+    }
+
+    /// Whether the tensor `role` is expected.
+    pub fn expects(&self, role: &str) -> Result<bool, Verdict> {
+        Ok(self.section("expected")?.get("tensors").and_then(|tensors| tensors.get(role)).is_some())
+    }
+
     fn mark(&self, path: String) {
         self.used.borrow_mut().insert(path);
     }

@@ -1,6 +1,6 @@
-//! Miners: which tuples of a batch they select, as sets.
+//! Miners: which tuples of a batch they select, as sets; of a miner that draws, the probabilities.
 
-use dml_loss::{MinerSpec, PairList, Tuples};
+use dml_loss::{DistanceWeighted, MinerSpec, PairList, Tuples};
 use serde_json::Value;
 
 use super::{
@@ -16,12 +16,17 @@ pub fn compare(case: &Case<'_>) -> Result<(), Verdict> {
     };
     let Some(distance) = params.remove("distance") else { return unsupported("no parameter `distance`") };
     let distance = spec::distance(&distance)?;
-    let miner = match spec::read::<MinerSpec>(class, &params)?.build(distance) {
+    let read = spec::read::<MinerSpec>(class, &params)?;
+    let miner = match read.build(distance.clone()) {
         Ok(miner) => miner,
         Err(error) => return unsupported(error.to_string()),
     };
     let inputs = spec::inputs(case)?;
     case.everything_used()?;
+    if let MinerSpec::DistanceWeighted(config) = read {
+        let weights = DistanceWeighted::new(distance, config)?.weights(&inputs.batch)?;
+        return case.array("weights", "", &weights);
+    }
 
     let Some(expected) = spec::tuples(|role, width| case.expected_indices_if_any(role, width))? else {
         return unsupported("no expected `triplets` or `pos_pairs` and `neg_pairs`");

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Divisor, Index, Loss, Parameter, Part, Reducer, Result, Role, Triplets, Tuples,
+    Batch, Distance, Divisor, Index, Loss, Parameter, Part, Reducer, Result, Role, TripletsPerAnchor, Tuples,
     loss::class_table::class_ids,
     tensor::{entries, hinge, rows},
 };
@@ -25,11 +25,23 @@ pub struct MarginConfig {
     pub learn_beta: bool,
     /// One boundary for each class; without it, one for all.
     pub num_classes: Option<usize>,
+    /// How many triplets of each anchor count where none are given: all, or a number drawn at random.
+    pub triplets_per_anchor: TripletsPerAnchor,
+    /// Seeds the draws.
+    pub seed: u64,
 }
 
 impl Default for MarginConfig {
     fn default() -> Self {
-        Self { margin: 0.2, nu: 0.0, beta: 1.2, learn_beta: false, num_classes: None }
+        Self {
+            margin: 0.2,
+            nu: 0.0,
+            beta: 1.2,
+            learn_beta: false,
+            num_classes: None,
+            triplets_per_anchor: TripletsPerAnchor::default(),
+            seed: 0,
+        }
     }
 }
 
@@ -66,7 +78,10 @@ impl Margin {
 
 impl Loss for Margin {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
-        let triplets = tuples.map_or_else(|| Triplets::all(batch), Tuples::to_triplets);
+        let triplets = match tuples {
+            Some(tuples) => tuples.to_triplets(),
+            None => self.config.triplets_per_anchor.triplets(batch, self.config.seed)?,
+        };
         if triplets.is_empty() {
             return Ok(Vec::new());
         }

@@ -212,4 +212,8 @@ impl Loss for MarginSoftmax {
     fn own_parameters(&self) -> Vec<Parameter> {
         vec![Parameter::new("W", &self.weight, Role::Proxy)]
     }
+
+    fn class_rows(&self) -> Result<Option<Tensor>> {
+        Ok(Some(self.weight.as_tensor().t()?.contiguous()?))
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -136,5 +136,9 @@ impl Loss for ProxyNca {
 
     fn own_parameters(&self) -> Vec<Parameter> {
         vec![Parameter::new("proxies", &self.proxies, Role::Proxy)]
+    }
+
+    fn class_rows(&self) -> Result<Option<Tensor>> {
+        Ok(Some(self.proxies.as_tensor().clone()))
     }
 }

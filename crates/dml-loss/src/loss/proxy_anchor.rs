@@ -108,4 +108,8 @@ impl Loss for ProxyAnchor {
     fn own_parameters(&self) -> Vec<Parameter> {
         vec![Parameter::new("proxies", &self.proxies, Role::Proxy)]
     }
+
+    fn class_rows(&self) -> Result<Option<Tensor>> {
+        Ok(Some(self.proxies.as_tensor().clone()))
+    }
 }

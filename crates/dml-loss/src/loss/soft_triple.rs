@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -107,5 +107,9 @@ impl Loss for SoftTriple {
 
     fn own_parameters(&self) -> Vec<Parameter> {
         vec![Parameter::new("fc", &self.centers, Role::Proxy)]
+    }
+
+    fn class_rows(&self) -> Result<Option<Tensor>> {
+        Ok(Some(self.centers.as_tensor().t()?.contiguous()?))
     }
 }

@@ -6,7 +6,7 @@ use dml_kernels::softplus;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AvgNonZero, Batch, Distance, Index, Loss, Part, Reducer, Result, Triplets, Tuples,
+    AvgNonZero, Batch, Distance, Index, Loss, Part, Reducer, Result, Triplets, TripletsPerAnchor, Tuples,
     tensor::{entries, hinge},
 };
 
@@ -21,11 +21,21 @@ pub struct TripletMarginConfig {
     pub swap: bool,
     /// softplus in place of the hinge (Hermans et al. 2017).
     pub smooth_loss: bool,
+    /// How many triplets of each anchor count where none are given: all, or a number drawn at random.
+    pub triplets_per_anchor: TripletsPerAnchor,
+    /// Seeds the draws.
+    pub seed: u64,
 }
 
 impl Default for TripletMarginConfig {
     fn default() -> Self {
-        Self { margin: 0.05, swap: false, smooth_loss: false }
+        Self {
+            margin: 0.05,
+            swap: false,
+            smooth_loss: false,
+            triplets_per_anchor: TripletsPerAnchor::default(),
+            seed: 0,
+        }
     }
 }
 
@@ -48,7 +58,10 @@ pub struct TripletMargin {
 
 impl Loss for TripletMargin {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
-        let triplets = tuples.map_or_else(|| Triplets::all(batch), Tuples::to_triplets);
+        let triplets = match tuples {
+            Some(tuples) => tuples.to_triplets(),
+            None => self.config.triplets_per_anchor.triplets(batch, self.config.seed)?,
+        };
         if triplets.is_empty() {
             return Ok(Vec::new());
         }

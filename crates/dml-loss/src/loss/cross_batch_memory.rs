@@ -1,0 +1,138 @@
+//! Cross-batch memory around any loss (Wang et al. 2020).
+
+use std::sync::Arc;
+
+use crate::{
+    Batch, Distance, Error, Loss, Miner, PairList, Pairs, Parameter, Part, Reducer, Result, State, Triplets,
+    Tuples, loss::memory::Memory,
+};
+
+/// A loss whose batches are compared with the newest `memory_size` embeddings, those of the batch among them.
+///
+/// Each batch first enters the memory; then the inner miner and loss compare its rows with the memory, leaving out each
+/// row's comparison with itself. What is remembered is constant, the current batch too: the gradient reaches the batch
+/// as anchors only. Each call of [`unreduced`](Loss::unreduced) is a step; [`state`](Loss::state) holds `memory`
+/// `[k, d]` and `memory_labels`. Given tuples, which index the batch, are added to the miner's.
+///
+/// # Source
+/// Wang et al. 2020 \[wang2020xbm\], algorithm 1.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let contrastive = Contrastive { distance: Arc::new(Lp::raw(2.0)), config: ContrastiveConfig::default() };
+/// let loss = Objective::new(Arc::new(CrossBatchMemory::new(Arc::new(contrastive), None, 4)?));
+/// let step = |rows: &[[f32; 1]; 2]| loss.forward(&Batch::new(&Tensor::new(rows, &Device::Cpu)?, &[0, 1])?);
+/// step(&[[0.], [5.]])?;
+/// // Each row's only positive is its class's row of the step before, at distance 0.5.
+/// assert_eq!(step(&[[0.5], [5.5]])?.to_scalar::<f32>()?, 0.5);
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Debug)]
+pub struct CrossBatchMemory {
+    loss: Arc<dyn Loss>,
+    miner: Option<Arc<dyn Miner>>,
+    memory: Memory,
+}
+
+impl CrossBatchMemory {
+    /// An empty memory around a loss and its miner.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a memory of no rows.
+    pub fn new(loss: Arc<dyn Loss>, miner: Option<Arc<dyn Miner>>, memory_size: usize) -> Result<Self> {
+        Ok(Self { loss, miner, memory: Memory::new("CrossBatchMemory", memory_size)? })
+    }
+}
+
+/// Tuples of a batch as tuples of the batch with the memory whose last rows it is.
+fn moved(tuples: &Tuples, by: u32) -> Tuples {
+    let columns = |index: &[u32]| index.iter().map(|i| i + by).collect();
+    match tuples {
+        Tuples::Pairs(p) => {
+            let list =
+                |list: &PairList| PairList { anchor: list.anchor.clone(), other: columns(&list.other) };
+            Tuples::Pairs(Pairs { positive: list(&p.positive), negative: list(&p.negative) })
+        }
+        Tuples::Triplets(t) => Tuples::Triplets(Triplets {
+            anchor: t.anchor.clone(),
+            positive: columns(&t.positive),
+            negative: columns(&t.negative),
+        }),
+    }
+}
+
+/// Both, as triplets if the first is.
+fn joined(first: Tuples, second: &Tuples) -> Tuples {
+    match first {
+        Tuples::Triplets(mut a) => {
+            let b = second.to_triplets();
+            a.anchor.extend(b.anchor);
+            a.positive.extend(b.positive);
+            a.negative.extend(b.negative);
+            Tuples::Triplets(a)
+        }
+        Tuples::Pairs(mut a) => {
+            let b = second.to_pairs();
+            for (into, from) in [(&mut a.positive, b.positive), (&mut a.negative, b.negative)] {
+                into.anchor.extend(from.anchor);
+                into.other.extend(from.other);
+            }
+            Tuples::Pairs(a)
+        }
+    }
+}
+
+impl Loss for CrossBatchMemory {
+    fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        if batch.has_reference() {
+            let expected = "none: the memory is the reference set";
+            return Err(Error::config("CrossBatchMemory", "reference", "given", expected));
+        }
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (memory, labels) = self.memory.enter(batch.embeddings(), batch.labels())?;
+        let first = (labels.len() - batch.len()) as u32;
+        let own: Vec<u32> = (0..batch.len() as u32).map(|i| first + i).collect();
+        let batch = batch.clone().with_reference(&memory, &labels)?.with_own_rows(&own)?;
+        let mined = self.miner.as_ref().map(|miner| miner.mine(&batch)).transpose()?;
+        let tuples = match (mined, tuples.map(|tuples| moved(tuples, first))) {
+            (Some(mined), Some(given)) => Some(joined(mined, &given)),
+            (mined, None) => mined,
+            (None, Some(given)) => Some(joined(Tuples::Pairs(Pairs::all(&batch)), &given)),
+        };
+        self.loss.unreduced(&batch, tuples.as_ref())
+    }
+
+    fn distance(&self) -> Option<&Arc<dyn Distance>> {
+        self.loss.distance()
+    }
+
+    fn default_reducer(&self) -> Arc<dyn Reducer> {
+        self.loss.default_reducer()
+    }
+
+    fn own_parameters(&self) -> Vec<Parameter> {
+        self.loss.own_parameters()
+    }
+
+    fn calibrate(&self, batch: &Batch) -> Result<()> {
+        self.loss.calibrate(batch)
+    }
+
+    fn state(&self) -> Result<State> {
+        let mut state = self.memory.state()?;
+        state.extend(self.loss.state()?);
+        Ok(state)
+    }
+
+    fn load_state(&self, state: &State) -> Result<()> {
+        self.memory.load_state(state)?;
+        self.loss.load_state(state)
+    }
+
+    fn class_rows(&self) -> Result<Option<candle_core::Tensor>> {
+        self.loss.class_rows()
+    }
+}

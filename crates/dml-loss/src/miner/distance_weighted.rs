@@ -1,0 +1,129 @@
+//! Negatives drawn so that their distances are spread evenly (Wu et al. 2017).
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Batch, Distance, Error, Miner, Result, Triplets, Tuples, miner::Farness, sampling::draws, tensor::upload,
+    tuples::ClassRows,
+};
+
+/// Knobs of [`DistanceWeighted`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DistanceWeightedConfig {
+    /// Smaller distances are taken as this one, which bounds the weights.
+    pub cutoff: f64,
+    /// Negatives at or beyond this distance are never drawn: they cost nothing.
+    pub nonzero_loss_cutoff: f64,
+    /// Seeds the draws.
+    pub seed: u64,
+}
+
+impl Default for DistanceWeightedConfig {
+    fn default() -> Self {
+        Self { cutoff: 0.5, nonzero_loss_cutoff: 1.4, seed: 0 }
+    }
+}
+
+/// One negative for each positive pair, drawn with probability proportional to 1/q(D), q the density of distances between
+/// random points of the unit sphere: q(D) = D^(d−2)·(1 − D²/4)^((d−3)/2).
+///
+/// Distances above 2 have no density there and weight 0, so rows should be normalized. Draws are a function of `seed` and
+/// of the batch's distances; nothing is remembered between batches. An anchor without a candidate gives no triplet.
+///
+/// # Source
+/// Wu et al. 2017 \[wu2017\], section 4, equations 2 and 3.
+#[derive(Debug, Clone)]
+pub struct DistanceWeighted {
+    distance: Arc<dyn Distance>,
+    config: DistanceWeightedConfig,
+}
+
+impl DistanceWeighted {
+    /// A miner of triplets.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a similarity or a cutoff that is not positive.
+    pub fn new(distance: Arc<dyn Distance>, config: DistanceWeightedConfig) -> Result<Self> {
+        let owner = "DistanceWeighted";
+        if distance.larger_is_closer() {
+            let expected = "the Euclidean distance of normalized rows";
+            return Err(Error::config(owner, "distance", format!("{distance:?}"), expected));
+        }
+        if config.cutoff.is_nan() || config.cutoff <= 0.0 {
+            return Err(Error::config(owner, "cutoff", config.cutoff, "a positive number"));
+        }
+        Ok(Self { distance, config })
+    }
+
+    /// The probability of each column as the negative of each row: `[n, m]`, rows summing to 1, or 0 where there is no
+    /// candidate.
+    ///
+    /// # Errors
+    /// What the distance returns.
+    pub fn weights(&self, batch: &Batch) -> Result<Tensor> {
+        let (n, m) = (batch.len(), batch.column_labels().len());
+        let weights = match Farness::new(batch, &*self.distance)? {
+            Some(far) => self.table(batch, &far)?,
+            None => Vec::new(),
+        };
+        upload(weights, (n, m), batch.embeddings())
+    }
+
+    fn table(&self, batch: &Batch, far: &Farness) -> Result<Vec<f64>> {
+        let d = batch.embeddings().dim(1)? as f64;
+        let log_weight = |distance: f64| {
+            let at = distance.max(self.config.cutoff);
+            let log = (2.0 - d) * at.ln() - 0.5 * (d - 3.0) * (1.0 - 0.25 * at * at).ln();
+            (at < self.config.nonzero_loss_cutoff && log.is_finite()).then_some(log)
+        };
+        let mut weights = vec![0.0; far.values.len()];
+        let mut columns = ClassRows::default();
+        for i in 0..batch.len() {
+            columns.fill(batch, i);
+            let candidates: Vec<(usize, f64)> = columns
+                .negative
+                .iter()
+                .filter_map(|&j| log_weight(far.row(i)[j]).map(|log| (j, log)))
+                .collect();
+            let most = candidates.iter().map(|(_, log)| *log).fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = candidates.iter().map(|(_, log)| (log - most).exp()).sum();
+            for (j, log) in candidates {
+                weights[i * far.m + j] = (log - most).exp() / sum;
+            }
+        }
+        Ok(weights)
+    }
+}
+
+impl Miner for DistanceWeighted {
+    fn mine(&self, batch: &Batch) -> Result<Tuples> {
+        let mut triplets = Triplets::default();
+        let Some(far) = Farness::new(batch, &*self.distance)? else { return Ok(Tuples::Triplets(triplets)) };
+        let weights = self.table(batch, &far)?;
+        let mut rng = draws(self.config.seed, far.values.iter().map(|v| v.to_bits()));
+        let mut columns = ClassRows::default();
+        for a in 0..batch.len() {
+            columns.fill(batch, a);
+            let row = &weights[a * far.m..(a + 1) * far.m];
+            let Some(last) = columns.negative.iter().copied().rfind(|&j| row[j] > 0.0) else { continue };
+            for &p in &columns.positive {
+                let mut left: f64 = rng.random();
+                let drawn = columns.negative.iter().copied().find(|&j| {
+                    left -= row[j];
+                    row[j] > 0.0 && left < 0.0
+                });
+                triplets.push(a, p, drawn.unwrap_or(last));
+            }
+        }
+        Ok(Tuples::Triplets(triplets))
+    }
+
+    fn distance(&self) -> Option<&Arc<dyn Distance>> {
+        Some(&self.distance)
+    }
+}

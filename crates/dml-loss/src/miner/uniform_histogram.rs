@@ -1,0 +1,90 @@
+//! Pairs drawn evenly over the range of their distances.
+
+use std::sync::Arc;
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Batch, Distance, Error, Miner, PairList, Pairs, Result, Tuples, miner::Farness, sampling::draws,
+};
+
+/// Knobs of [`UniformHistogram`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UniformHistogramConfig {
+    /// Bins between the least and the largest distance of each kind of pair.
+    pub num_bins: usize,
+    /// Positive pairs drawn from each bin that has any.
+    pub pos_per_bin: usize,
+    /// Negative pairs drawn from each bin that has any.
+    pub neg_per_bin: usize,
+    /// Seeds the draws.
+    pub seed: u64,
+}
+
+impl Default for UniformHistogramConfig {
+    fn default() -> Self {
+        Self { num_bins: 100, pos_per_bin: 10, neg_per_bin: 10, seed: 0 }
+    }
+}
+
+/// The same number of pairs, drawn with replacement, from each bin of the histogram of distances that is not empty;
+/// positive and negative pairs apart.
+///
+/// Draws are a function of `seed` and of the batch's distances; nothing is remembered between batches. Any distance.
+/// A bin whose distances are rare is drawn as often as a crowded one, so the hardest and the easiest pairs are heard.
+#[derive(Debug, Clone)]
+pub struct UniformHistogram {
+    distance: Arc<dyn Distance>,
+    config: UniformHistogramConfig,
+}
+
+impl UniformHistogram {
+    /// A miner of pairs.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for no bins.
+    pub fn new(distance: Arc<dyn Distance>, config: UniformHistogramConfig) -> Result<Self> {
+        match config.num_bins {
+            0 => Err(Error::config("UniformHistogram", "num_bins", 0, "at least 1")),
+            _ => Ok(Self { distance, config }),
+        }
+    }
+
+    fn draw(&self, far: &Farness, pairs: &PairList, per_bin: usize, rng: &mut ChaCha8Rng) -> PairList {
+        let value = |k: usize| far.row(pairs.anchor[k] as usize)[pairs.other[k] as usize];
+        let low = (0..pairs.len()).map(value).fold(f64::INFINITY, f64::min);
+        let high = (0..pairs.len()).map(value).fold(f64::NEG_INFINITY, f64::max);
+        let bins = self.config.num_bins;
+        let scale = if high > low { bins as f64 / (high - low) } else { 0.0 };
+        let mut members = vec![Vec::new(); bins];
+        (0..pairs.len()).for_each(|k| members[(((value(k) - low) * scale) as usize).min(bins - 1)].push(k));
+        let mut drawn = PairList::default();
+        for members in members.iter().filter(|members| !members.is_empty()) {
+            for _ in 0..per_bin {
+                let k = members[rng.random_range(0..members.len())];
+                drawn.push(pairs.anchor[k] as usize, pairs.other[k] as usize);
+            }
+        }
+        drawn
+    }
+}
+
+impl Miner for UniformHistogram {
+    fn mine(&self, batch: &Batch) -> Result<Tuples> {
+        let Some(far) = Farness::new(batch, &*self.distance)? else {
+            return Ok(Tuples::Pairs(Pairs::default()));
+        };
+        let all = Pairs::all(batch);
+        let mut rng = draws(self.config.seed, far.values.iter().map(|v| v.to_bits()));
+        let positive = self.draw(&far, &all.positive, self.config.pos_per_bin, &mut rng);
+        let negative = self.draw(&far, &all.negative, self.config.neg_per_bin, &mut rng);
+        Ok(Tuples::Pairs(Pairs { positive, negative }))
+    }
+
+    fn distance(&self) -> Option<&Arc<dyn Distance>> {
+        Some(&self.distance)
+    }
+}

@@ -1,0 +1,21 @@
+//! Rows whose coordinates sum to zero.
+
+use candle_core::{D, Tensor};
+
+use crate::{Part, Regularizer, Result, tensor::abs_pow};
+
+/// |Σ_j x_j| of each row: as the signal-to-noise distance wants, which takes rows to have mean 0.
+///
+/// # Source
+/// Yuan et al. 2019 \[yuan2019\], equation 11.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ZeroMean;
+
+impl Regularizer for ZeroMean {
+    fn unreduced(&self, rows: &Tensor) -> Result<Option<Part>> {
+        if rows.elem_count() == 0 {
+            return Ok(None);
+        }
+        Ok(Some(Part::of_rows(abs_pow(&rows.sum(D::Minus1)?, 1.0)?)?))
+    }
+}
