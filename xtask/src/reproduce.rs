@@ -1,5 +1,6 @@
 //! `cargo xtask reproduce`: runs a suite and says where its report is.
 
+use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,9 +27,9 @@ pub fn run(flags: &Reproduce) -> anyhow::Result<()> {
     let config = if flags.smoke { quick::QuickConfig::smoke() } else { quick::QuickConfig::default() };
     let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
     let outcome = quick::run(config, &options, &format!("cargo xtask {command}"))?;
-    println!("{} runs.", outcome.runs.len());
+    let mut out = std::io::stdout().lock();
     for file in &outcome.files {
-        println!("{}", file.display());
+        writeln!(out, "{}", file.display())?;
     }
     Ok(())
 }

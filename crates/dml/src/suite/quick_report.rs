@@ -120,7 +120,7 @@ fn metric_section(facts: &Facts<'_>, runs: &Runs<'_>, protocol: &str, name: &str
     });
     section.paragraph(
         "All methods share encoder, supervised contrastive loss, batches, number of steps and a learned logit \
-         scale; only the generator differs. Under D, `D(query ‖ item)` ranks the images; \
+         scale; only the generator differs, and its learning rate, chosen for each. Under D, `D(query ‖ item)` ranks the images; \
          under Euclid, the Euclidean distance ranks the same embeddings.",
     );
     let columns = numbers(&["method", "MAP@R, D", "MAP@R, Euclid", "Δ, D", "P@1, R@1", "R@2", "R@4", "R@8"]);

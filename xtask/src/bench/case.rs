@@ -1,0 +1,119 @@
+//! The cases: an id each, what is computed, and on what size.
+
+/// Losses compared with pytorch-metric-learning's at its defaults, by the names of both sides.
+///
+/// The N-pairs loss is absent: the other side draws its pairs at random.
+const LOSSES: [&str; 20] = [
+    "contrastive",
+    "triplet-margin-batch-hard",
+    "sup-con",
+    "nt-xent",
+    "signal-to-noise-contrastive",
+    "multi-similarity",
+    "circle",
+    "lifted-structure",
+    "generalized-lifted-structure",
+    "intra-pair-variance",
+    "margin",
+    "nca",
+    "tuplet-margin",
+    "fast-ap",
+    "proxy-nca",
+    "proxy-anchor",
+    "normalized-softmax",
+    "cos-face",
+    "arc-face",
+    "soft-triple",
+];
+
+/// What a case computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// A square matrix product.
+    Matmul { size: usize },
+    /// A training step of the convolutional net: forward, backward, AdamW.
+    Step { batch: usize, divergence: Divergence },
+    /// Hardest triplets under the divergence of a convex network, alone: forward and backward.
+    HardestTriplet { n: usize, d: usize },
+    /// A loss of the catalogue, alone, at its defaults: forward and backward.
+    Loss { name: &'static str, n: usize, d: usize },
+}
+
+/// What a training step compares embeddings by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Divergence {
+    /// The learned divergence of an input-convex network.
+    Icnn,
+    /// The Euclidean distance of normalized rows.
+    Euclidean,
+}
+
+/// A case of the benchmark.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Case {
+    /// `GROUP/WORK/SIZE/DTYPE`, unique.
+    pub id: String,
+    /// What it computes.
+    pub work: Work,
+    /// At most so many repetitions, where a side takes seconds.
+    pub most_repetitions: usize,
+}
+
+/// All cases, in the order in which they run.
+pub fn all() -> Vec<Case> {
+    let case = |group: &str, name: &str, size: &str, work| Case {
+        id: format!("{group}/{name}/{size}/f32"),
+        work,
+        most_repetitions: usize::MAX,
+    };
+    let step = |divergence| Work::Step { batch: 128, divergence };
+    let large = Work::HardestTriplet { n: 512, d: 128 };
+    let mut cases = vec![
+        case("step", "conv-icnn-hardest-triplet", "b128", step(Divergence::Icnn)),
+        case("step", "conv-euclidean-hardest-triplet", "b128", step(Divergence::Euclidean)),
+        case("objective", "icnn-hardest-triplet", "n512_d128", large),
+        case("objective", "icnn-hardest-triplet", "n128_d64", Work::HardestTriplet { n: 128, d: 64 }),
+        Case {
+            most_repetitions: 3,
+            ..case("objective", "icnn-hardest-triplet-pair-expansion", "n512_d128", large)
+        },
+        case("matmul", "square", "n1024", Work::Matmul { size: 1024 }),
+    ];
+    let (n, d) = (512, 128);
+    cases.extend(LOSSES.map(|name| case("loss", name, "n512_d128", Work::Loss { name, n, d })));
+    cases
+}
+
+/// The case of this id.
+///
+/// # Errors
+/// When there is none.
+pub fn find(id: &str) -> anyhow::Result<Case> {
+    let found = all().into_iter().find(|case| case.id == id);
+    found.ok_or_else(|| anyhow::anyhow!("no case `{id}`; `cargo xtask bench --list` names them"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_words_of_four_parts() {
+        let cases = all();
+        let ids: BTreeSet<&str> = cases.iter().map(|case| case.id.as_str()).collect();
+        assert_eq!(ids.len(), cases.len());
+        for id in ids {
+            assert_eq!(id.split('/').count(), 4, "{id}");
+            assert!(!id.contains(char::is_whitespace), "{id}");
+            assert_eq!(find(id).unwrap().id, id);
+        }
+    }
+
+    #[test]
+    fn an_unknown_case_says_where_the_names_are() {
+        let error = find("matmul/none").unwrap_err().to_string();
+        assert_eq!(error, "no case `matmul/none`; `cargo xtask bench --list` names them");
+    }
+}

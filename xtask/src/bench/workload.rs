@@ -1,0 +1,242 @@
+//! Our side of each case: data and models from a seed or a file, one pass, and what the pass must agree in.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use bregman::Side;
+use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
+use dml::{Encoder, Group, Optimizer, OptimizerConfig, Parameter, SmallConv, SmallConvConfig};
+use dml_loss::{
+    BatchHard, BatchHardConfig, Batch, BregmanDistance, Distance, Lp, Objective, ObjectiveSpec, TripletMargin,
+    TripletMarginConfig,
+};
+use phi::{Generator, Icnn, IcnnConfig};
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+use rand_distr::{Distribution, StandardNormal};
+
+use super::case::{Case, Divergence, Work};
+
+const SEED: u64 = 20_260_101;
+const IMAGE: [usize; 3] = [1, 28, 28];
+/// Rows of a class.
+const PER_CLASS: usize = 16;
+/// The margin of hardest triplets under the learned divergence: most triplets violate it.
+const MARGIN: f64 = 1.0;
+/// Low, so that the work of the hundredth pass is that of the first.
+const RATE: f64 = 1e-5;
+const WEIGHT_DECAY: f64 = 1e-4;
+/// The length of the run that the optimizer believes to be in: its rate stays what it is.
+const STEPS: usize = 1_000_000_000;
+
+/// What a pass gives: a value, and gradients where there are any.
+type Pass = Box<dyn Fn() -> anyhow::Result<(Tensor, Option<GradStore>)>>;
+
+/// A case, built.
+pub struct Workload {
+    data: HashMap<String, Tensor>,
+    parameters: Vec<(String, Var)>,
+    pass: Pass,
+    optimizer: Option<Optimizer>,
+    steps: Cell<usize>,
+}
+
+impl Workload {
+    /// A case with data and parameters drawn from a seed.
+    ///
+    /// # Errors
+    /// What the crates return.
+    pub fn seeded(case: &Case) -> anyhow::Result<Self> {
+        Self::build(case, data(case.work)?)
+    }
+
+    /// A case with data and parameters of a file that [`save`](Self::save) wrote.
+    ///
+    /// # Errors
+    /// When the file cannot be read or lacks a tensor.
+    pub fn load(case: &Case, file: &Path) -> anyhow::Result<Self> {
+        let tensors = candle_core::safetensors::load(file, &Device::Cpu)
+            .with_context(|| format!("{}: cannot be read", file.display()))?;
+        let workload = Self::build(case, tensors)?;
+        for (name, var) in &workload.parameters {
+            var.set(get(&workload.data, name)?)?;
+        }
+        Ok(workload)
+    }
+
+    /// Writes data and parameters for both sides to start from.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, file: &Path) -> anyhow::Result<()> {
+        let mut tensors = self.data.clone();
+        tensors.extend(self.parameters.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())));
+        candle_core::safetensors::save(&tensors, file)
+            .with_context(|| format!("{}: cannot be written", file.display()))
+    }
+
+    /// One pass, and the optimizer's step where the case has one.
+    ///
+    /// # Errors
+    /// What the crates return.
+    pub fn run(&self) -> anyhow::Result<()> {
+        let (value, gradients) = (self.pass)()?;
+        if let (Some(optimizer), Some(gradients)) = (&self.optimizer, &gradients) {
+            optimizer.step(self.steps.replace(self.steps.get() + 1), gradients)?;
+        }
+        black_box((value, gradients));
+        Ok(())
+    }
+
+    /// The `value` of one pass and its gradients, `grad.NAME`.
+    ///
+    /// # Errors
+    /// What the crates return; when a parameter has no gradient.
+    pub fn check(&self) -> anyhow::Result<HashMap<String, Tensor>> {
+        let (value, gradients) = (self.pass)()?;
+        let value = if value.rank() == 0 { value.reshape(1)? } else { value };
+        let mut results = HashMap::from([("value".to_owned(), value)]);
+        if let Some(gradients) = gradients {
+            for (name, var) in &self.parameters {
+                let gradient = gradients.get(var).with_context(|| format!("`{name}` has no gradient"))?;
+                results.insert(format!("grad.{name}"), gradient.contiguous()?);
+            }
+        }
+        Ok(results)
+    }
+
+    fn build(case: &Case, data: HashMap<String, Tensor>) -> anyhow::Result<Self> {
+        match case.work {
+            Work::Matmul { .. } => product(data),
+            Work::Step { divergence, .. } => step(divergence, data),
+            Work::HardestTriplet { d, .. } => {
+                let (objective, parameters) = under_icnn(d)?;
+                alone(objective, parameters, data)
+            }
+            Work::Loss { name, n, d } => {
+                let objective = by_name(name, n / PER_CLASS, d)?;
+                let own = objective.parameters().into_iter().map(|p| (p.name, p.var)).collect();
+                alone(objective, own, data)
+            }
+        }
+    }
+}
+
+fn product(data: HashMap<String, Tensor>) -> anyhow::Result<Workload> {
+    let (a, b) = (get(&data, "a")?.clone(), get(&data, "b")?.clone());
+    let pass: Pass = Box::new(move || Ok((dml_kernels::matmul(&a, &b)?, None)));
+    Ok(Workload { data, parameters: Vec::new(), pass, optimizer: None, steps: Cell::new(0) })
+}
+
+fn step(divergence: Divergence, data: HashMap<String, Tensor>) -> anyhow::Result<Workload> {
+    let config = SmallConvConfig { channels: [32, 64], hidden: 128, dim: 64 };
+    let encoder = SmallConv::new(IMAGE, &config, SEED, DType::F32, &Device::Cpu)?;
+    let (objective, generator) = match divergence {
+        Divergence::Icnn => under_icnn(config.dim)?,
+        Divergence::Euclidean => (hardest_triplet(Arc::new(Lp::default()), 0.05), Vec::new()),
+    };
+    let mut parameters = encoder.parameters();
+    let group = |group| move |(name, var): &(String, Var)| Parameter::new(name.clone(), var, group);
+    let mut learned: Vec<Parameter> = parameters.iter().map(group(Group::Encoder)).collect();
+    learned.extend(generator.iter().map(group(Group::Generator)));
+    parameters.extend(generator);
+    let config = OptimizerConfig {
+        encoder_rate: RATE,
+        generator_rate: RATE,
+        weight_decay: WEIGHT_DECAY,
+        warmup_steps: 0,
+        ..Default::default()
+    };
+    let optimizer = Optimizer::new(learned, config, STEPS)?;
+    let (images, labels) = (get(&data, "x")?.clone(), labels(&data)?);
+    let pass: Pass = Box::new(move || {
+        let embeddings = encoder.forward(&images)?;
+        let loss = objective.forward(&Batch::new(&embeddings, &labels)?)?;
+        let gradients = loss.backward()?;
+        Ok((loss, Some(gradients)))
+    });
+    Ok(Workload { data, parameters, pass, optimizer: Some(optimizer), steps: Cell::new(0) })
+}
+
+/// An objective over rows that are themselves differentiated by.
+fn alone(
+    objective: Objective,
+    mut parameters: Vec<(String, Var)>,
+    data: HashMap<String, Tensor>,
+) -> anyhow::Result<Workload> {
+    let (x, labels) = (Var::from_tensor(get(&data, "x")?)?, labels(&data)?);
+    parameters.push(("x".to_owned(), x.clone()));
+    let pass: Pass = Box::new(move || {
+        let loss = objective.forward(&Batch::new(&x, &labels)?)?;
+        let gradients = loss.backward()?;
+        Ok((loss, Some(gradients)))
+    });
+    Ok(Workload { data, parameters, pass, optimizer: None, steps: Cell::new(0) })
+}
+
+/// Hardest triplets under a convex network of two layers of 128, with its parameters.
+fn under_icnn(dim: usize) -> anyhow::Result<(Objective, Vec<(String, Var)>)> {
+    let phi = Icnn::new(dim, &IcnnConfig::default(), SEED, DType::F32, &Device::Cpu)?;
+    let parameters = phi.parameters().into_iter().map(|p| (p.name, p.var)).collect();
+    let distance = BregmanDistance::new(Arc::new(phi), Side::First);
+    Ok((hardest_triplet(Arc::new(distance), MARGIN), parameters))
+}
+
+fn hardest_triplet(distance: Arc<dyn Distance>, margin: f64) -> Objective {
+    let config = TripletMarginConfig { margin, ..Default::default() };
+    Objective::new(Arc::new(TripletMargin { distance: distance.clone(), config }))
+        .with_miner(Arc::new(BatchHard::new(distance, BatchHardConfig::default())))
+}
+
+/// A loss at its defaults, of `classes` classes where it has a table of them.
+fn by_name(name: &str, classes: usize, d: usize) -> anyhow::Result<Objective> {
+    let (loss, miner) = match name.strip_suffix("-batch-hard") {
+        Some(loss) => (loss, Some("batch-hard")),
+        None => (name, None),
+    };
+    let mut spec = serde_json::json!({ "loss": { "name": loss } });
+    if let Some(miner) = miner {
+        spec["miner"] = serde_json::json!({ "name": miner });
+    }
+    if ["proxy-nca", "proxy-anchor", "normalized-softmax", "cos-face", "arc-face", "soft-triple"].contains(&loss) {
+        spec["loss"]["num_classes"] = classes.into();
+        spec["loss"]["embedding_size"] = d.into();
+    }
+    let spec: ObjectiveSpec = serde_json::from_value(spec)?;
+    Ok(spec.build(None, DType::F32, &Device::Cpu)?)
+}
+
+/// Rows about a center a class, so that the hardest triplets are not decided by rounding.
+fn data(work: Work) -> anyhow::Result<HashMap<String, Tensor>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+    let mut normal = |shape: &[usize]| -> anyhow::Result<Tensor> {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| StandardNormal.sample(&mut rng)).collect();
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    };
+    let (n, shape) = match work {
+        Work::Matmul { size } => {
+            let (a, b) = (normal(&[size, size])?, normal(&[size, size])?);
+            return Ok(HashMap::from([("a".to_owned(), a), ("b".to_owned(), b)]));
+        }
+        Work::Step { batch, .. } => (batch, IMAGE.to_vec()),
+        Work::HardestTriplet { n, d } | Work::Loss { n, d, .. } => (n, vec![d]),
+    };
+    let classes = n / PER_CLASS;
+    let labels: Vec<i64> = (0..n).map(|row| (row % classes) as i64).collect();
+    let centers = normal(&[&[classes], &shape[..]].concat())?;
+    let noise = normal(&[&[n], &shape[..]].concat())?;
+    let own = Tensor::from_vec(labels.clone(), n, &Device::Cpu)?;
+    let x = (centers.index_select(&own, 0)? + noise)?;
+    Ok(HashMap::from([("x".to_owned(), x), ("labels".to_owned(), own)]))
+}
+
+fn get<'a>(tensors: &'a HashMap<String, Tensor>, name: &str) -> anyhow::Result<&'a Tensor> {
+    tensors.get(name).with_context(|| format!("the file has no tensor `{name}`"))
+}
+
+fn labels(data: &HashMap<String, Tensor>) -> anyhow::Result<Vec<i64>> {
+    Ok(get(data, "labels")?.to_vec1()?)
+}
