@@ -63,6 +63,12 @@ fn needs_both_kinds(spec: &LossSpec) -> bool {
             | LossSpec::Margin(_)
             | LossSpec::TupletMargin(_)
             | LossSpec::Nca(_)
+            | LossSpec::FastAp(_)
+            | LossSpec::SmoothAp(_)
+            | LossSpec::Pnp(_)
+            | LossSpec::Histogram(_)
+            | LossSpec::DynamicSoftMargin(_)
+            | LossSpec::CentroidTriplet(_)
     )
 }
 
@@ -137,10 +143,18 @@ fn miners_take_any_batch() -> Result<(), Any> {
         r#"{"name": "pair-margin"}"#,
         r#"{"name": "multi-similarity"}"#,
         r#"{"name": "hard-aware"}"#,
+        r#"{"name": "angular", "angle": 5.0}"#,
+        r#"{"name": "distance-weighted"}"#,
+        r#"{"name": "uniform-histogram", "num_bins": 3, "pos_per_bin": 2, "neg_per_bin": 2}"#,
+        r#"{"name": "maximum-loss", "output_batch_size": 2, "loss": {"name": "contrastive"}}"#,
+        r#"{"name": "random-triplets", "triplets_per_anchor": 3}"#,
     ];
     for text in names {
         let spec: MinerSpec = serde_json::from_str(text)?;
         for distance in every_distance(4, DType::F32)? {
+            if matches!(spec, MinerSpec::DistanceWeighted(_)) && distance.larger_is_closer() {
+                continue;
+            }
             let miner = spec.build(distance)?;
             for labels in [&[][..], &[0], &[0, 0, 0], &[0, 1, 2], &[0, 0, 1, 1]] {
                 let x = match labels.len() {
@@ -155,7 +169,9 @@ fn miners_take_any_batch() -> Result<(), Any> {
                         || tuples.is_empty()
                         || text.contains("pair-margin")
                         || text.contains("multi")
-                        || text.contains("hard-aware"),
+                        || text.contains("hard-aware")
+                        || text.contains("uniform")
+                        || text.contains("maximum"),
                     "{text} {labels:?}"
                 );
             }

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use crate::{Batch, Distance, Result, tensor::download};
+use crate::{Batch, Distance, Error, Result, tensor::download};
 
 /// The matrix of a batch with its values on the host, signed so that larger is farther.
 #[derive(Debug)]
@@ -40,6 +40,14 @@ impl Far {
         Ok(Some(Self { matrix, values, sign, m, range }))
     }
 
+    /// With the range the caller gives, in the distance's own units.
+    pub fn within(mut self, range: Option<(f64, f64)>) -> Self {
+        if let Some((low, high)) = range {
+            self.range = if self.sign > 0.0 { (low, high) } else { (-high, -low) };
+        }
+        self
+    }
+
     /// The row of anchor i.
     pub fn row(&self, i: usize) -> &[f64] {
         &self.values[i * self.m..(i + 1) * self.m]
@@ -56,5 +64,18 @@ impl Far {
     pub fn turned(&self, mut slopes: Vec<f64>) -> Vec<f64> {
         slopes.iter_mut().for_each(|slope| *slope *= self.sign);
         slopes
+    }
+}
+
+/// A range given in a configuration has its ends in order.
+pub(crate) fn check_range(owner: &'static str, range: Option<(f64, f64)>) -> Result<()> {
+    match range {
+        Some((low, high)) if !(low < high && (high - low).is_finite()) => Err(Error::config(
+            owner,
+            "range",
+            format!("[{low}, {high}]"),
+            "a least and a larger finite value",
+        )),
+        _ => Ok(()),
     }
 }

@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Index, Loss, Part, Result, Tuples,
-    loss::{class_table::weighted, far::Far},
+    loss::{
+        class_table::weighted,
+        far::{Far, check_range},
+    },
     tensor::{attach_rows, rows},
     tuples::ClassRows,
 };
@@ -17,11 +20,13 @@ use crate::{
 pub struct FastApConfig {
     /// Bins between the least and the largest distance; their edges are one more.
     pub num_bins: usize,
+    /// The least and the largest value the bins cover, in units of the distance; its own bounds if not given.
+    pub range: Option<(f64, f64)>,
 }
 
 impl Default for FastApConfig {
     fn default() -> Self {
-        Self { num_bins: 10 }
+        Self { num_bins: 10, range: None }
     }
 }
 
@@ -30,7 +35,7 @@ impl Default for FastApConfig {
 ///
 /// Each distance is shared linearly between the two nearest of `num_bins + 1` edges on the distance's range, \[0, 2ᵉ\]
 /// for an Lp distance of normalized rows to the power e; a distance without bounds, such as a divergence, has those
-/// of the batch, as constants. Given tuples become weights of the rows; rows without a positive are left out. Part
+/// of the batch, as constants, unless `range` is given. Given tuples become weights of the rows; rows without a positive are left out. Part
 /// `loss`, a loss a row. Squared Euclid of normalized rows is usual; any distance.
 ///
 /// O(n² + n·bins) time and O(n²) memory: histograms and their derivatives are closed forms.
@@ -49,6 +54,7 @@ impl FastAp {
     /// # Errors
     /// [`Error::Config`] for no bins.
     pub fn new(distance: Arc<dyn Distance>, config: FastApConfig) -> Result<Self> {
+        check_range("FastAp", config.range)?;
         match config.num_bins {
             0 => Err(Error::config("FastAp", "num_bins", 0, "at least 1")),
             _ => Ok(Self { distance, config }),
@@ -104,6 +110,7 @@ impl Histograms {
 impl Loss for FastAp {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
         let Some(far) = Far::new(batch, &*self.distance)? else { return Ok(Vec::new()) };
+        let far = far.within(self.config.range);
         let (n, edges) = (batch.len(), self.config.num_bins + 1);
         let (low, width) = far.bins(self.config.num_bins);
         let (mut values, mut slopes) = (vec![0.0; n], vec![0.0; n * far.m]);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Error, Loss, PairList, Pairs, Part, Result, Tuples, loss::far::Far, tensor::attach_whole,
+    Batch, Distance, Error, Loss, PairList, Pairs, Part, Result, Tuples,
+    loss::far::{Far, check_range},
+    tensor::attach_whole,
 };
 
 /// Knobs of [`Histogram`].
@@ -16,6 +18,8 @@ pub struct HistogramConfig {
     pub n_bins: Option<usize>,
     /// The width of a bin of cosines, 2/`n_bins`; either may be given.
     pub delta: Option<f64>,
+    /// The least and the largest value the bins cover, in units of the distance; its own bounds if not given.
+    pub range: Option<(f64, f64)>,
 }
 
 impl HistogramConfig {
@@ -50,7 +54,7 @@ impl HistogramConfig {
 /// linearly between the two nearest edges. Pairs are unordered and each counts once, whatever the number of tuples that
 /// name it; only anchors with pairs of both kinds give any. Row min(i, j) is the anchor, so under a divergence a
 /// symmetrized one is meant. Part `loss`, one for the batch. Cosine is usual; a distance without bounds has those of the
-/// batch, as constants. O(n²) memory.
+/// batch, as constants, unless `range` is given. O(n²) memory.
 ///
 /// # Source
 /// Ustinova & Lempitsky 2016 \[ustinova2016\], equations 1 to 4.
@@ -58,6 +62,7 @@ impl HistogramConfig {
 pub struct Histogram {
     distance: Arc<dyn Distance>,
     bins: usize,
+    range: Option<(f64, f64)>,
 }
 
 impl Histogram {
@@ -66,7 +71,8 @@ impl Histogram {
     /// # Errors
     /// [`Error::Config`] for no bins, or a `delta` that does not fit.
     pub fn new(distance: Arc<dyn Distance>, config: HistogramConfig) -> Result<Self> {
-        Ok(Self { distance, bins: config.bins()? })
+        check_range("Histogram", config.range)?;
+        Ok(Self { distance, bins: config.bins()?, range: config.range })
     }
 }
 
@@ -99,6 +105,7 @@ impl Loss for Histogram {
             return Ok(Vec::new());
         }
         let Some(far) = Far::new(batch, &*self.distance)? else { return Ok(Vec::new()) };
+        let far = far.within(self.range);
         let mut seen = vec![false; n * m];
         let fold = !batch.has_reference();
         let positive = unordered(&positive, &both, m, fold, &mut seen);

@@ -45,9 +45,10 @@ pub fn every_distance(d: usize, dtype: DType) -> dml_loss::Result<Vec<Arc<dyn Di
     Ok(all)
 }
 
-/// Every loss by its specification, several settings of some.
+/// Every loss without a memory by its specification, several settings of some.
 pub fn every_loss() -> Result<Vec<LossSpec>, serde_json::Error> {
-    let specs = serde_json::json!([
+    serde_json::from_str(
+        r#"[
         {"name": "contrastive", "pos_margin": 0.1, "neg_margin": 1.3},
         {"name": "triplet-margin", "margin": 0.3},
         {"name": "triplet-margin", "margin": 0.3, "swap": true},
@@ -77,17 +78,50 @@ pub fn every_loss() -> Result<Vec<LossSpec>, serde_json::Error> {
         {"name": "arc-face", "num_classes": 6, "embedding_size": 4, "scale": 4.0},
         {"name": "arc-face", "num_classes": 6, "embedding_size": 4, "scale": 4.0, "sub_centers": 2},
         {"name": "soft-triple", "num_classes": 6, "embedding_size": 4, "centers_per_class": 3, "la": 4.0},
-    ]);
-    serde_json::from_value(specs)
+        {"name": "fast-ap", "num_bins": 7, "range": [-3.0, 9.0]},
+        {"name": "smooth-ap", "temperature": 0.3},
+        {"name": "pnp", "anneal": 0.3},
+        {"name": "pnp", "anneal": 0.3, "variant": "Ds"},
+        {"name": "pnp", "anneal": 0.3, "variant": "Dq", "alpha": 2.0},
+        {"name": "pnp", "anneal": 0.3, "variant": "Iu"},
+        {"name": "pnp", "anneal": 0.3, "variant": "Ib", "b": 3.0},
+        {"name": "histogram", "n_bins": 9, "range": [-3.0, 9.0]},
+        {"name": "ranked-list", "Tn": 3.0, "Tp": 2.0},
+        {"name": "large-margin-softmax", "num_classes": 6, "embedding_size": 4, "margin": 3},
+        {"name": "sphere-face", "num_classes": 6, "embedding_size": 4},
+        {"name": "p2s-grad", "num_classes": 6, "embedding_size": 4},
+        {"name": "instance", "gamma": 4.0},
+        {"name": "instance", "gamma": 4.0, "target": "own-row"},
+        {"name": "vic-reg"},
+        {"name": "manifold", "embedding_size": 4, "num_proxies": 6, "meta_classes": "labels"},
+        {"name": "threshold-consistent-margin"},
+        {"name": "dynamic-soft-margin", "momentum": 1.0, "min_val": -9.0},
+        {"name": "centroid-triplet", "margin": 0.4},
+        {"name": "two-views", "loss": {"name": "nt-xent", "temperature": 0.4}},
+        {"name": "two-views", "symmetric": false, "loss": {"name": "contrastive"}},
+        {"name": "weighted-sum", "terms": [
+            {"objective": {"loss": {"name": "contrastive", "neg_margin": 1.3}}},
+            {"weight": 0.3, "objective": {"loss": {"name": "margin", "nu": 0.1, "learn_beta": true}}}
+        ]}
+    ]"#,
+    )
 }
 
-/// Whether a loss takes a distance: margins of angles need a similarity.
+/// Whether a loss takes a distance: margins of angles need a similarity, balls of a radius a distance.
 pub fn takes(spec: &LossSpec, distance: &dyn Distance) -> bool {
-    let cosine_only = matches!(spec, LossSpec::CosFace(_) | LossSpec::ArcFace(_) | LossSpec::TupletMargin(_));
-    distance.larger_is_closer() || !cosine_only
+    match spec {
+        LossSpec::CosFace(_)
+        | LossSpec::ArcFace(_)
+        | LossSpec::TupletMargin(_)
+        | LossSpec::LargeMarginSoftmax(_)
+        | LossSpec::SphereFace(_)
+        | LossSpec::Manifold(_) => distance.larger_is_closer(),
+        LossSpec::RankedList(_) => !distance.larger_is_closer(),
+        _ => true,
+    }
 }
 
 /// Whether a loss matches row i with row i of a reference set.
 pub fn wants_items(spec: &LossSpec) -> bool {
-    matches!(spec, LossSpec::InfoNce(_))
+    matches!(spec, LossSpec::InfoNce(_) | LossSpec::VicReg(_) | LossSpec::TwoViews(_))
 }
