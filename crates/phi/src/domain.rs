@@ -40,14 +40,17 @@ impl Domain {
     /// Checks that `x` is `[n, d]` with 1 ≤ n, 1 ≤ d, and that each row lies in the domain.
     ///
     /// # Errors
-    /// [`Error::Shape`] for another rank or an empty tensor, [`Error::Domain`] names the first row outside
-    /// and its value.
+    /// [`Error::Shape`] for another rank or an empty tensor, [`Error::DType`] for whole numbers,
+    /// [`Error::Domain`] names the first row outside and its value.
     pub fn check(self, op: &'static str, arg: &'static str, x: &Tensor) -> Result<()> {
         let shape =
             |expected: &str| Error::Shape { op, arg, got: x.dims().to_vec(), expected: expected.to_owned() };
         let (n, d) = x.dims2().map_err(|_| shape("[n, d]"))?;
         if n == 0 || d == 0 {
             return Err(shape("[n, d] with at least one row and one column"));
+        }
+        if !x.dtype().is_float() {
+            return Err(Error::DType { op, arg, got: x.dtype(), expected: DType::F32 });
         }
         if x.device().is_cpu() || !self.looks_fine(x)? {
             self.check_rows(op, arg, x)?;
@@ -144,5 +147,12 @@ mod tests {
         let flat = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
         let message = Domain::Reals.check("value", "x", &flat).unwrap_err().to_string();
         assert_eq!(message, "value: `x` has shape [3], expected [n, d]");
+    }
+
+    #[test]
+    fn whole_numbers_are_an_error() {
+        let counts = Tensor::new(&[[1u32, 2]], &Device::Cpu).unwrap();
+        let message = Domain::Reals.check("value", "x", &counts).unwrap_err().to_string();
+        assert_eq!(message, "value: `x` holds U32, expected F32; convert it with `to_dtype`");
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Tensor};
@@ -167,12 +168,14 @@ fn fill(phi: &dyn Generator, path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Writes aside in the same folder, syncs, renames; leaves nothing behind when a step fails.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    static WRITES: AtomicU64 = AtomicU64::new(0); // two threads that save to one path write aside apart
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     let name = path.file_name().ok_or_else(|| file(path, "names no file"))?.to_string_lossy();
-    let aside = folder.join(format!(".{name}.{}.partial", std::process::id()));
+    let number = WRITES.fetch_add(1, Ordering::Relaxed);
+    let aside = folder.join(format!(".{name}.{}.{number}.partial", std::process::id()));
     let write = || -> std::io::Result<()> {
         let mut out = File::create(&aside)?;
         out.write_all(bytes)?;
