@@ -75,7 +75,8 @@ impl Dual {
     /// ∇φ*(g) row by row, with a report: `g` `[n, d]` → `[n, d]`.
     ///
     /// # Errors
-    /// [`Error::NotConverged`] names the worst row; [`Error::Shape`] and kin when `g` or `start` do not fit φ;
+    /// [`Error::NotConverged`] names the worst row; [`Error::Config`] for a tolerance that is no number ≥ 0;
+    /// [`Error::Shape`] and kin when `g` or `start` do not fit φ;
     /// [`phi::Error::Domain`] when a row of `g` is no gradient of φ or `start` lies outside the domain.
     pub fn solve(&self, phi: &dyn Generator, g: &Tensor) -> Result<Solution> {
         let op = "Dual::solve";
@@ -118,6 +119,10 @@ impl Dual {
             DType::F64 => 1e-9,
             _ => 2e-5,
         });
+        if !(tolerance.is_finite() && tolerance >= 0.0) {
+            let (got, expected) = (tolerance.to_string(), "finite and ≥ 0".to_owned());
+            return Err(Error::Config { op, field: "tolerance", got, expected });
+        }
         let mut newton = Newton { phi, like: g, d, rows: Vec::with_capacity(n) };
         newton.start(&start, &targets)?;
         let mut iterations = 0;

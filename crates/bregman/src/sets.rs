@@ -45,6 +45,10 @@ pub fn set_means(x: &Tensor, membership: &[usize], sets: usize) -> Result<Tensor
         let (got, expected) = (vec![membership.len()], format!("[{n}], a set per row of `x`"));
         return Err(Error::Shape { op, arg: "membership", got, expected });
     }
+    if sets > n {
+        let (got, expected) = (sets.to_string(), format!("at most {n}, a row of `x` for each set"));
+        return Err(Error::Config { op, field: "sets", got, expected });
+    }
     let mut counts = vec![0usize; sets];
     for (index, &set) in membership.iter().enumerate() {
         match counts.get_mut(set) {

@@ -270,8 +270,18 @@ fn bad_arguments_are_named() -> TestResult {
             "set_means: entry 1 of `membership` is 2, expected below the number of sets, 2",
         ),
         (
+            sets::set_means(&tensor(2, 2)?, &[0, 1], 3),
+            "set_means: `sets` is 3, expected at most 2, a row of `x` for each set",
+        ),
+        (
             sets::set_means(&tensor(2, 2)?, &[0, 0], 2),
             "set_means: entry 1 of `sets` is empty, expected one row at least",
+        ),
+        (
+            bregman::Dual { tolerance: Some(f64::NAN), ignore_closed_form: true, ..Default::default() }
+                .solve(&phi, &tensor(2, 2)?)
+                .map(|solution| solution.point),
+            "Dual::solve: `tolerance` is NaN, expected finite and ≥ 0",
         ),
         (
             Lift::new(&phi, &tensor(2, 2)?, Side::First).map(|lift| lift.pivot().clone()),
