@@ -77,7 +77,7 @@ impl std::fmt::Debug for Watch<'_> {
 /// [`Error::File`] for a checkpoint that is damaged, and what task and optimizer return.
 pub fn train(task: &dyn Task, config: &TrainConfig, watch: &Watch<'_>) -> Result<Vec<f64>> {
     let optimizer = Optimizer::new(task.parameters(), config.optimizer, config.steps)?;
-    let mut losses = Vec::with_capacity(config.steps);
+    let mut losses = Vec::new(); // not of `config.steps`, which may be any number
     let checkpoint =
         watch.checkpoint.as_deref().map(|path| Checkpoint { path, fingerprint: &watch.fingerprint });
     if let Some(checkpoint) = &checkpoint {
