@@ -109,7 +109,8 @@ pub fn run_jobs(jobs: &[Job<'_>], options: &SuiteOptions<'_>) -> Result<Vec<Fini
         .map_err(|e| file_error(&options.folder, "cannot be made", &e))?;
     let complete = options.folder.join(COMPLETE);
     if complete.is_dir() {
-        let why = "is a folder where the marker of a finished suite belongs; remove it or choose another folder";
+        let why =
+            "is a folder where the marker of a finished suite belongs; remove it or choose another folder";
         return Err(Error::File { path: complete, why: why.to_owned() });
     }
     if complete.exists() {
@@ -173,7 +174,10 @@ fn discard(path: &Path) -> Result<()> {
 }
 
 fn file_error(path: &Path, what: &str, error: &std::io::Error) -> Error {
-    Error::File { path: path.to_owned(), why: format!("{what}: {error}; remove it, or check that this user may write there") }
+    Error::File {
+        path: path.to_owned(),
+        why: format!("{what}: {error}; remove it, or check that this user may write there"),
+    }
 }
 
 /// Calls `f` where every kernel sees one thread.
