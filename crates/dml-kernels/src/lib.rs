@@ -11,7 +11,7 @@
 //! let image = Tensor::arange(0f32, 64., &Device::Cpu)?.reshape((1, 1, 8, 8))?;
 //! let weight = Var::from_tensor(&Tensor::full(0.1f32, (4, 1, 3, 3), &Device::Cpu)?)?;
 //! let config = Conv2dConfig { padding: 1, activation: Activation::Relu, ..Default::default() };
-//! let features = max_pool2d(&conv2d(&image, &weight, None, config)?, 2, 2)?;
+//! let features = max_pool2d(&conv2d(&image, &weight, None, config)?, 2, 2, 0)?;
 //! assert_eq!(features.dims(), [1, 4, 4, 4]);
 //! let gradients = features.sum_all()?.backward()?;
 //! assert_eq!(gradients.get(&weight).map(|g| g.dims().to_vec()), Some(vec![4, 1, 3, 3]));
@@ -19,21 +19,27 @@
 //! ```
 
 mod adamw;
+mod batch_norm;
 mod conv2d;
 mod cpu;
+mod layer_norm;
 mod linear;
 mod matmul;
 mod normalize;
 mod pool2d;
 mod real;
+mod residual;
 mod separable;
 mod softplus;
 
 pub use adamw::{AdamW, adamw_step};
+pub use batch_norm::{BatchNormConfig, BatchNormMode, Running, batch_norm1d, batch_norm2d};
 pub use conv2d::{Conv2dConfig, conv2d};
+pub use layer_norm::layer_norm;
 pub use linear::{Activation, linear};
 pub use matmul::matmul;
 pub use normalize::l2_normalize;
 pub use pool2d::{avg_pool2d, global_avg_pool2d, max_pool2d};
+pub use residual::add_relu;
 pub use separable::separable_units;
 pub use softplus::{sigmoid, softplus, softplus_increment};

@@ -10,16 +10,27 @@ use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, bail}
 use crate::cpu::{contiguous, share, vectorized, with_slice};
 use crate::real::{Real, on_cpu, with_real};
 
-/// Maximum over windows of `kernel`×`kernel` pixels every `stride` pixels, no padding:
-/// `[n, c, h, w]` → `[n, c, (h−kernel)/stride+1, (w−kernel)/stride+1]`.
+/// Maximum over windows of `kernel`×`kernel` pixels every `stride` pixels, with `padding` pixels of −∞ on each
+/// side, which never win: `[n, c, h, w]` → `[n, c, h′, w′]`, h′ = ⌊(h + 2·padding − kernel)/stride⌋ + 1.
 ///
-/// The gradient goes to the first maximum of a window in row-major order, as in PyTorch.
+/// The gradient goes to the first maximum of a window in row-major order, as in PyTorch; on other devices than
+/// the CPU, equal maxima share it.
 ///
 /// # Errors
-/// When `x` has another rank, a setting is 0, the window does not fit, or windows overlap on a device other
-/// than the CPU.
-pub fn max_pool2d(x: &Tensor, kernel: usize, stride: usize) -> Result<Tensor> {
-    pool(x, kernel, stride, Kind::Max)
+/// When `x` has another rank, kernel or stride is 0, the window does not fit, or the padding is more than half
+/// of it, so that a window could hold nothing else.
+/// # Examples
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use dml_kernels::max_pool2d;
+///
+/// let x = Tensor::new(&[[-1f32, -2.], [-3., -4.]], &Device::Cpu)?.reshape((1, 1, 2, 2))?;
+/// let y = max_pool2d(&x, 3, 2, 1)?;
+/// assert_eq!(y.flatten_all()?.to_vec1::<f32>()?, [-1.]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn max_pool2d(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<Tensor> {
+    pool(x, kernel, stride, padding, Kind::Max)
 }
 
 /// Mean over windows of `kernel`×`kernel` pixels every `stride` pixels, no padding; shapes as [`max_pool2d`].
@@ -27,7 +38,7 @@ pub fn max_pool2d(x: &Tensor, kernel: usize, stride: usize) -> Result<Tensor> {
 /// # Errors
 /// As [`max_pool2d`].
 pub fn avg_pool2d(x: &Tensor, kernel: usize, stride: usize) -> Result<Tensor> {
-    pool(x, kernel, stride, Kind::Average)
+    pool(x, kernel, stride, 0, Kind::Average)
 }
 
 /// Mean over all pixels: `[n, c, h, w]` → `[n, c]`.
@@ -48,40 +59,33 @@ enum Kind {
     Average,
 }
 
-fn pool(x: &Tensor, kernel: usize, stride: usize, kind: Kind) -> Result<Tensor> {
+fn pool(x: &Tensor, kernel: usize, stride: usize, padding: usize, kind: Kind) -> Result<Tensor> {
     let op = if kind == Kind::Max { "max_pool2d" } else { "avg_pool2d" };
-    let Ok((planes, channels, height, width)) = x.dims4() else {
+    let Ok((images, channels, height, width)) = x.dims4() else {
         bail!("{op}: `x` has shape {:?}, expected [n, c, h, w]", x.dims());
     };
-    if kernel == 0 || stride == 0 || height < kernel || width < kernel {
+    let (padded_height, padded_width) = (height + 2 * padding, width + 2 * padding);
+    if kernel == 0 || stride == 0 || height * width == 0 || padded_height < kernel || padded_width < kernel {
         bail!("{op}: a window of {kernel} pixels every {stride} does not fit into {height}×{width} pixels");
     }
-    let (out_height, out_width) = ((height - kernel) / stride + 1, (width - kernel) / stride + 1);
+    if 2 * padding > kernel {
+        bail!("{op}: `padding` is {padding}, expected at most half of the window of {kernel} pixels");
+    }
+    let pool = Pool {
+        kind,
+        planes: images * channels,
+        height,
+        width,
+        kernel,
+        stride,
+        padding,
+        out_height: (padded_height - kernel) / stride + 1,
+        out_width: (padded_width - kernel) / stride + 1,
+    };
     if on_cpu(x) {
-        let planes = planes * channels;
-        return x.contiguous()?.apply_op1(Pool {
-            kind,
-            planes,
-            height,
-            width,
-            kernel,
-            stride,
-            out_height,
-            out_width,
-        });
+        return x.contiguous()?.apply_op1(pool);
     }
-    if kernel != stride {
-        bail!("{op}: overlapping or skipping windows ({kernel} every {stride}) run on the CPU only");
-    }
-    let windows = x
-        .narrow(2, 0, out_height * kernel)?
-        .narrow(3, 0, out_width * kernel)?
-        .contiguous()?
-        .reshape((planes, channels, out_height, kernel, out_width, kernel))?;
-    match kind {
-        Kind::Max => windows.max(5)?.max(3),
-        Kind::Average => windows.mean(5)?.mean(3),
-    }
+    if kernel == stride && padding == 0 { pool.by_reshaping(x) } else { pool.by_shifting(x) }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +96,7 @@ pub(crate) struct Pool {
     width: usize,
     kernel: usize,
     stride: usize,
+    padding: usize,
     out_height: usize,
     out_width: usize,
 }
@@ -122,15 +127,79 @@ vectorized! {
 }
 
 impl Pool {
-    /// Offsets within a plane of the first pixels of the windows of one output row, in order.
+    /// Windows that tile the image, out of candle's operations.
+    fn by_reshaping(&self, x: &Tensor) -> Result<Tensor> {
+        let Self { kernel, out_height, out_width, .. } = *self;
+        let (images, channels, _, _) = x.dims4()?;
+        let windows = x
+            .narrow(2, 0, out_height * kernel)?
+            .narrow(3, 0, out_width * kernel)?
+            .contiguous()?
+            .reshape((images, channels, out_height, kernel, out_width, kernel))?;
+        match self.kind {
+            Kind::Max => windows.max(5)?.max(3),
+            Kind::Average => windows.mean(5)?.mean(3),
+        }
+    }
+
+    /// Any windows, out of candle's operations: the pixels under each element of the window, combined.
+    fn by_shifting(&self, x: &Tensor) -> Result<Tensor> {
+        let mut padded = x.clone();
+        for dim in [2, 3] {
+            let mut shape = padded.dims().to_vec();
+            shape[dim] = self.padding;
+            if self.padding > 0 {
+                let lowest = Tensor::full(f64::NEG_INFINITY, shape, x.device())?.to_dtype(x.dtype())?;
+                padded = Tensor::cat(&[&lowest, &padded, &lowest], dim)?;
+            }
+        }
+        let picks = |out: usize| -> Result<Vec<Tensor>> {
+            (0..self.kernel)
+                .map(|shift| {
+                    let picks: Vec<u32> = (0..out).map(|i| (i * self.stride + shift) as u32).collect();
+                    Tensor::from_vec(picks, out, x.device())
+                })
+                .collect()
+        };
+        let (rows, cols) = (picks(self.out_height)?, picks(self.out_width)?);
+        let mut combined: Option<Tensor> = None;
+        for rows in &rows {
+            let band = padded.index_select(rows, 2)?;
+            for cols in &cols {
+                let pixels = band.index_select(cols, 3)?;
+                combined = Some(match (combined, self.kind) {
+                    (None, _) => pixels,
+                    (Some(so_far), Kind::Max) => so_far.maximum(&pixels)?,
+                    (Some(so_far), Kind::Average) => (so_far + pixels)?,
+                });
+            }
+        }
+        match (combined, self.kind) {
+            (Some(largest), Kind::Max) => Ok(largest),
+            (Some(sum), Kind::Average) => sum / (self.kernel * self.kernel) as f64,
+            (None, _) => bail!("pooling: the window has no pixels"),
+        }
+    }
+
+    /// Offsets within a plane of the rows of pixels that the windows of one output row cover, in order.
     fn window_rows(&self, oy: usize) -> impl Iterator<Item = usize> {
         let (width, first) = (self.width, oy * self.stride);
-        (first..first + self.kernel).map(move |iy| iy * width)
+        let last = (first + self.kernel).saturating_sub(self.padding).min(self.height);
+        (first.saturating_sub(self.padding)..last).map(move |iy| iy * width)
+    }
+
+    /// The output columns `lo..hi` whose pixel under column `kx` of the window lies inside the image, and the
+    /// pixel's column for `lo`.
+    fn span(&self, kx: usize) -> (usize, usize, usize) {
+        let lo = self.padding.saturating_sub(kx).div_ceil(self.stride).min(self.out_width);
+        let inside = (self.width + self.padding).saturating_sub(kx);
+        let hi = inside.div_ceil(self.stride).min(self.out_width).max(lo);
+        (lo, hi, (lo * self.stride + kx).saturating_sub(self.padding).min(self.width))
     }
 
     /// The usual case, which has a faster way: the maximum of 2×2 pixels, none of them shared.
     fn is_max_of_pairs(&self) -> bool {
-        self.kind == Kind::Max && self.kernel == 2 && self.stride == 2
+        self.kind == Kind::Max && self.kernel == 2 && self.stride == 2 && self.padding == 0
     }
 
     fn forward<T: Real>(&self, x: &[T]) -> Vec<T> {
@@ -151,7 +220,9 @@ impl Pool {
         out.fill(if self.kind == Kind::Max { T::NEG_INFINITY } else { T::ZERO });
         for row in self.window_rows(oy) {
             for kx in 0..self.kernel {
-                let inputs = x[row + kx..row + self.width].iter().step_by(self.stride);
+                let (lo, hi, start) = self.span(kx);
+                let (out, inputs) = (&mut out[lo..hi], &x[row + start..row + self.width]);
+                let inputs = inputs.iter().step_by(self.stride);
                 match self.kind {
                     Kind::Max => out.iter_mut().zip(inputs).for_each(|(o, &v)| *o = larger(*o, v)),
                     Kind::Average => out.iter_mut().zip(inputs).for_each(|(o, &v)| *o += v * scale),
@@ -192,12 +263,14 @@ impl Pool {
         open.copy_from_slice(grad);
         for row in self.window_rows(oy) {
             for kx in 0..self.kernel {
-                let outputs = to_x[row + kx..row + self.width].iter_mut().step_by(self.stride);
+                let (lo, hi, start) = self.span(kx);
+                let outputs = to_x[row + start..row + self.width].iter_mut().step_by(self.stride);
                 match self.kind {
-                    Kind::Average => outputs.zip(grad).for_each(|(o, &g)| *o += g * scale),
+                    Kind::Average => outputs.zip(&grad[lo..hi]).for_each(|(o, &g)| *o += g * scale),
                     Kind::Max => {
-                        let inputs = x[row + kx..row + self.width].iter().step_by(self.stride);
-                        for (((o, &v), &m), open) in outputs.zip(inputs).zip(res).zip(open.iter_mut()) {
+                        let inputs = x[row + start..row + self.width].iter().step_by(self.stride);
+                        let windows = res[lo..hi].iter().zip(&mut open[lo..hi]);
+                        for ((o, &v), (&m, open)) in outputs.zip(inputs).zip(windows) {
                             let takes = v == m;
                             *o += if takes { *open } else { T::ZERO };
                             *open = if takes { T::ZERO } else { *open };
@@ -266,5 +339,50 @@ impl CustomOp1 for Pool {
             })?;
             T::tensor(values, x.shape()).map(Some)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    /// What other devices run agrees with the kernel, gradients too.
+    #[test]
+    fn the_ways_of_other_devices_agree() -> Result<()> {
+        let values: Vec<f64> = (0..2 * 3 * 7 * 8).map(|i| (f64::from(i) * 1.7).sin()).collect();
+        let x = Var::from_vec(values, (2, 3, 7, 8), &Device::Cpu)?;
+        for (kernel, stride, padding) in [(3, 2, 1), (2, 1, 1), (3, 1, 0), (2, 3, 1), (2, 2, 0)] {
+            for kind in [Kind::Max, Kind::Average] {
+                let padding = if kind == Kind::Max { padding } else { 0 };
+                let ours = pool(&x, kernel, stride, padding, kind)?;
+                let shape = Pool {
+                    kind,
+                    planes: 6,
+                    height: 7,
+                    width: 8,
+                    kernel,
+                    stride,
+                    padding,
+                    out_height: ours.dim(2)?,
+                    out_width: ours.dim(3)?,
+                };
+                let mut ways = vec![shape.by_shifting(&x)?];
+                if kernel == stride && padding == 0 {
+                    ways.push(shape.by_reshaping(&x)?);
+                }
+                let gradient = |y: &Tensor| {
+                    y.sqr()?.sum_all()?.backward()?.get(&x).cloned().map_or_else(|| bail!("no gradient"), Ok)
+                };
+                for theirs in ways {
+                    let largest = |t: Tensor| t.abs()?.max_all()?.to_scalar::<f64>();
+                    assert!(largest((&ours - &theirs)?)? < 1e-14, "{kind:?} {kernel} {stride} {padding}");
+                    let difference = (gradient(&ours)? - gradient(&theirs)?)?;
+                    assert!(largest(difference)? < 1e-13, "{kind:?} {kernel} {stride} {padding}");
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -88,7 +88,8 @@ proptest! {
         // Far enough apart that a difference step changes no maximum.
         let ranks = normal(seed, n * c * h * w).arg_sort_last_dim(true)?.to_dtype(DType::F64)?;
         let x = Var::from_tensor(&(ranks * 0.1)?.reshape((n, c, h, w))?)?;
-        assert_gradients("max_pool2d", &[&x], || weigh(&max_pool2d(&x, k, s)?));
+        assert_gradients("max_pool2d", &[&x], || weigh(&max_pool2d(&x, k, s, k / 2)?));
+        assert_gradients("max_pool2d", &[&x], || weigh(&max_pool2d(&x, k, s, 0)?));
         assert_gradients("avg_pool2d", &[&x], || weigh(&avg_pool2d(&x, k, s)?));
         assert_gradients("global_avg_pool2d", &[&x], || weigh(&global_avg_pool2d(&x)?));
     }
@@ -108,7 +109,7 @@ fn candles_own_max_pooling_has_the_wrong_gradient_and_ours_the_right_one() {
         let gradients = y.sum_all().unwrap().backward().unwrap();
         gradients.get(&x).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap()
     };
-    assert_eq!(gradient(max_pool2d(&x, 2, 2).unwrap()), [0., 1., 0., 0.]);
+    assert_eq!(gradient(max_pool2d(&x, 2, 2, 0).unwrap()), [0., 1., 0., 0.]);
     let theirs = gradient(x.max_pool2d(2).unwrap());
     assert_ne!(theirs, [0., 1., 0., 0.], "candle's max pooling is cured: use it off the CPU too");
 }
@@ -120,10 +121,11 @@ fn max_pooling_keeps_nan() {
         values[at] = f32::NAN;
         let x = Tensor::from_vec(values, (1, 1, 3, 3), &Device::Cpu).unwrap();
         for (kernel, stride) in [(3, 3), (2, 1)] {
-            let y = max_pool2d(&x, kernel, stride).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let y =
+                max_pool2d(&x, kernel, stride, 0).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert!(y.iter().any(|v| v.is_nan()), "{at} {kernel} {y:?}");
         }
-        let y = max_pool2d(&x, 2, 2).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let y = max_pool2d(&x, 2, 2, 0).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(y[0].is_nan(), [0, 1, 3, 4].contains(&at));
     }
 }
@@ -131,7 +133,7 @@ fn max_pooling_keeps_nan() {
 #[test]
 fn tied_maxima_give_the_gradient_to_the_first() {
     let x = Var::new(&[[[[7f64, 7.], [7., 7.]]]], &Device::Cpu).unwrap();
-    let gradients = max_pool2d(&x, 2, 2).unwrap().sum_all().unwrap().backward().unwrap();
+    let gradients = max_pool2d(&x, 2, 2, 0).unwrap().sum_all().unwrap().backward().unwrap();
     let gradient = gradients.get(&x).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
     assert_eq!(gradient, [1., 0., 0., 0.]);
 }
@@ -201,7 +203,7 @@ fn wrong_shapes_are_errors_that_name_the_argument() {
     let x = normal(1, (2, 3));
     let message = linear(&x, &normal(2, (4, 5)), None, Activation::Identity).unwrap_err().to_string();
     assert!(message.starts_with("linear: `x` has 3 columns, `weight` expects 5"), "{message}");
-    let message = max_pool2d(&normal(1, (1, 1, 2, 2)), 3, 1).unwrap_err().to_string();
+    let message = max_pool2d(&normal(1, (1, 1, 2, 2)), 3, 1, 0).unwrap_err().to_string();
     assert!(message.starts_with("max_pool2d: a window of 3 pixels every 1 does not fit"), "{message}");
     let image = normal(1, (1, 2, 2, 2));
     let message =

@@ -91,7 +91,7 @@ proptest! {
     #[test]
     fn pooling(seed: u64, n in 1..4usize, c in 1..4usize, h in 2..12usize, w in 2..12usize, k in 1..3usize) {
         let x = normal(seed, (n, c, h, w));
-        assert_close("max", &max_pool2d(&x, k, k)?, &x.max_pool2d(k)?, 0.0);
+        assert_close("max", &max_pool2d(&x, k, k, 0)?, &x.max_pool2d(k)?, 0.0);
         assert_close("average", &avg_pool2d(&x, k, k)?, &x.avg_pool2d(k)?, ROUND_OFF);
     }
 
