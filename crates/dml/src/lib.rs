@@ -14,7 +14,10 @@ pub mod task;
 mod train;
 
 pub use checkpoint::Checkpoint;
-pub use encoder::{Encoder, SmallConv, SmallConvConfig};
+pub use encoder::{
+    BlockInit, Encoder, LeNet, LeNetConfig, Mode, ResNet, ResNetConfig, ResNetDepth, ResNetStem, SmallConv,
+    SmallConvConfig, load_weights, save_weights,
+};
 pub use error::{Error, Result};
 pub use method::Method;
 pub use optimizer::{Optimizer, OptimizerConfig};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bregman::Side;
 use candle_core::{DType, Device, Tensor, Var};
-use dml::{Encoder, Method, SmallConv, SmallConvConfig};
+use dml::{Encoder, Method, Mode, SmallConv, SmallConvConfig};
 use dml_kernels::l2_normalize;
 use dml_loss::{Batch, BregmanDistance, Objective, SupCon, Temperature};
 use phi::testing::push_far;
@@ -54,7 +54,7 @@ fn every_parameter_of_every_method_agrees_with_finite_differences() -> Outcome<(
             (0..6 * 63).map(|i| f64::from((i * i * 31 + i * 7) % 101) / 50.0 - 1.0).collect();
         let images = Tensor::from_vec(pixels, (6, 1, 9, 7), &device)?;
         let loss = || -> Outcome<Tensor> {
-            let embeddings = l2_normalize(&encoder.forward(&images)?)?;
+            let embeddings = l2_normalize(&encoder.forward(&images, Mode::Train)?)?;
             Ok(objective.forward(&Batch::new(&embeddings, &[0, 0, 1, 1, 2, 2])?)?)
         };
         let gradients = loss()?.backward()?;

@@ -5,7 +5,7 @@ use dml_kernels::{Activation, Conv2dConfig, conv2d, linear, max_pool2d};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::{Encoder, he_normal, lecun_normal};
+use super::{Encoder, Mode, he_normal, lecun_normal};
 use crate::{Error, Result};
 
 /// The shape of a [`SmallConv`].
@@ -70,7 +70,7 @@ impl SmallConv {
 }
 
 impl Encoder for SmallConv {
-    fn forward(&self, images: &Tensor) -> Result<Tensor> {
+    fn forward(&self, images: &Tensor, _: Mode) -> Result<Tensor> {
         let [c, h, w] = self.image;
         if images.rank() != 4 || images.dims()[1..] != self.image {
             let got = format!("images of shape {:?} for [n, {c}, {h}, {w}]", images.dims());
@@ -79,8 +79,8 @@ impl Encoder for SmallConv {
         }
         let [conv1, conv2, hidden, out] = &self.layers;
         let config = Conv2dConfig { padding: 1, activation: Activation::Relu, ..Default::default() };
-        let x = max_pool2d(&conv2d(images, &conv1.0, Some(&conv1.1), config)?, 2, 2)?;
-        let x = max_pool2d(&conv2d(&x, &conv2.0, Some(&conv2.1), config)?, 2, 2)?;
+        let x = max_pool2d(&conv2d(images, &conv1.0, Some(&conv1.1), config)?, 2, 2, 0)?;
+        let x = max_pool2d(&conv2d(&x, &conv2.0, Some(&conv2.1), config)?, 2, 2, 0)?;
         let x = linear(&x.flatten_from(1)?, &hidden.0, Some(&hidden.1), Activation::Relu)?;
         Ok(linear(&x, &out.0, Some(&out.1), Activation::Identity)?)
     }

@@ -12,7 +12,7 @@ use phi::{Generator, SquaredEuclidean};
 use serde::{Deserialize, Serialize};
 
 use crate::train::Task;
-use crate::{Encoder, Group, Method, Parameter, Result, SmallConv, SmallConvConfig};
+use crate::{Encoder, Group, Method, Mode, Parameter, Result, SmallConv, SmallConvConfig};
 
 /// Images that pass through the encoder at once in evaluation.
 const EVALUATION_BATCH: usize = 250;
@@ -84,13 +84,14 @@ impl MetricTask {
     /// # Errors
     /// What encoder and data return.
     pub fn embed(&self, indices: &[usize]) -> Result<Tensor> {
-        let batches = indices.chunks(EVALUATION_BATCH).map(|batch| Ok(self.forward(batch)?.detach()));
+        let batches =
+            indices.chunks(EVALUATION_BATCH).map(|batch| Ok(self.forward(batch, Mode::Eval)?.detach()));
         Ok(Tensor::cat(&batches.collect::<Result<Vec<_>>>()?, 0)?)
     }
 
-    fn forward(&self, indices: &[usize]) -> Result<Tensor> {
+    fn forward(&self, indices: &[usize], mode: Mode) -> Result<Tensor> {
         let images = self.images.tensor(indices, self.dtype, &self.device)?;
-        Ok(l2_normalize(&self.encoder.forward(&images)?)?)
+        Ok(l2_normalize(&self.encoder.forward(&images, mode)?)?)
     }
 
     fn batch(&self, step: usize) -> Result<Batch> {
@@ -98,7 +99,7 @@ impl MetricTask {
         let state = SamplerState { epoch: (step / per_epoch) as u64, batch: step % per_epoch };
         let indices = Batches::resume(self.sampler.clone(), state)?.next().unwrap_or_default();
         let labels: Vec<i64> = indices.iter().map(|&i| i64::from(self.images.labels()[i])).collect();
-        Ok(Batch::new(&self.forward(&indices)?, &labels)?)
+        Ok(Batch::new(&self.forward(&indices, Mode::Train)?, &labels)?)
     }
 }
 
