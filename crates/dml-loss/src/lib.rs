@@ -2,8 +2,9 @@
 //! included.
 //!
 //! Four parts compose freely: a [`Distance`] compares embeddings, a [`Miner`] selects pairs or triplets, a [`Loss`]
-//! gives unreduced values with their tuples, a [`Reducer`] finishes; [`Objective`] holds them together. Each is also
-//! constructible by name ([`ObjectiveSpec`]).
+//! gives unreduced values with their tuples, a [`Reducer`] finishes; [`Objective`] holds them together, with
+//! [`Regularizer`]s beside them. Each is also constructible by name ([`ObjectiveSpec`]). Losses go around losses:
+//! [`CrossBatchMemory`], [`MomentumQueue`], [`TwoViews`], [`WeightedSum`].
 //!
 //! Conventions: anchors are rows and the others columns; a distance knows whether smaller or larger is closer;
 //! which side of D_φ(· ‖ ·) the anchor takes is a value the caller writes. Angles are in degrees where a parameter
