@@ -70,7 +70,7 @@ fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
 
 /// Entries of every parameter against central differences of Σ y·cos(index).
 fn assert_gradients(encoder: &dyn Encoder, images: &Tensor, mode: Mode, per_parameter: usize) -> Outcome<()> {
-    const STEP: f64 = 1e-5;
+    const STEP: f64 = 1e-8; // small, lest one of the many ReLUs switches between the two ends
     let loss = || -> Outcome<Tensor> {
         let y = encoder.forward(images, mode)?.flatten_all()?;
         let weights: Vec<f64> = (0..y.elem_count()).map(|i| (i as f64).cos()).collect();
@@ -93,7 +93,11 @@ fn assert_gradients(encoder: &dyn Encoder, images: &Tensor, mode: Mode, per_para
             };
             let want = (value(STEP)? - value(-STEP)?) / (2.0 * STEP);
             let error = (got[at] - want).abs() / largest;
-            assert!(error <= 1e-4, "gradient of `{name}` at {at} is {}, differences give {want}", got[at]);
+            assert!(
+                error <= 1e-4,
+                "{mode:?}: gradient of `{name}` at {at} is {}, differences give {want}",
+                got[at]
+            );
         }
         var.set(&start)?;
     }
@@ -102,11 +106,17 @@ fn assert_gradients(encoder: &dyn Encoder, images: &Tensor, mode: Mode, per_para
 
 #[test]
 fn every_parameter_agrees_with_finite_differences() -> Outcome<()> {
-    for (depth, stem) in [(ResNetDepth::R18, ResNetStem::Cifar), (ResNetDepth::R50, ResNetStem::ImageNet)] {
+    // The last stage sees 24 values per channel: with few, a variance near 0 makes gradients that no difference
+    // can follow.
+    let cases = [
+        (ResNetDepth::R18, ResNetStem::Cifar, (4, 2, 21, 13)),
+        (ResNetDepth::R50, ResNetStem::ImageNet, (4, 2, 85, 55)),
+    ];
+    for (depth, stem, shape) in cases {
         let encoder = ResNet::new(2, &tiny(depth, stem), 1, DType::F64, &Device::Cpu)?;
         set_by_rule(&encoder)?;
         for mode in [Mode::Train, Mode::Eval] {
-            assert_gradients(&encoder, &images((3, 2, 13, 11), DType::F64), mode, 2)?;
+            assert_gradients(&encoder, &images(shape, DType::F64), mode, 2)?;
         }
     }
     let config = LeNetConfig { channels: [2, 3], hidden: [5, 4], dim: 3 };
