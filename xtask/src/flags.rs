@@ -18,6 +18,11 @@ pub enum Command {
     Reproduce(Reproduce),
     /// Fetch datasets and verify them; started again after an interruption, it goes on where it was.
     Download(Download),
+    /// Measure the same work here and in a peer, side by side, and print the ratio of the medians.
+    Bench(Bench),
+    /// The process that `bench` measures.
+    #[command(hide = true)]
+    BenchWorker,
     /// Check a folder of reference cases: a line each, exit status 1 if any fails.
     Golden {
         /// The folder with `manifest.json` and the safetensors files.
@@ -31,7 +36,7 @@ pub struct Reproduce {
     /// The experiments to run.
     #[arg(long, value_enum, default_value_t = Suite::Quick)]
     pub suite: Suite,
-    /// A folder for runs and report [default: runs/SUITE].
+    /// A folder for runs and report [default: runs/SUITE, with --smoke runs/SUITE-smoke].
     #[arg(long)]
     pub out: Option<PathBuf>,
     /// Runs at a time, each on one thread [default: the number of cores].
@@ -62,6 +67,37 @@ pub struct Download {
     /// Where to put them, a folder per dataset [default: `DML_DATA_DIR`, else `data`].
     #[arg(long)]
     pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Bench {
+    /// The peer; without one only our side is measured.
+    #[arg(long, value_enum)]
+    pub against: Option<Peer>,
+    /// Only the cases whose ids contain this; may be given several times.
+    #[arg(long, value_name = "PATTERN")]
+    pub cases: Vec<String>,
+    /// Only list the cases.
+    #[arg(long)]
+    pub list: bool,
+    /// Timed repetitions of each side, in turns; fewer where one takes seconds.
+    #[arg(long, default_value_t = 15)]
+    pub repetitions: usize,
+    /// Threads of each side.
+    #[arg(long, default_value_t = 2)]
+    pub threads: usize,
+    /// The interpreter that has `xtask/peers/requirements.txt` [default: `DML_PEER_PYTHON`, else `python3`].
+    #[arg(long)]
+    pub python: Option<PathBuf>,
+    /// Also write the results here, as JSON.
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Peer {
+    /// PyTorch, and pytorch-metric-learning for its losses.
+    Pytorch,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

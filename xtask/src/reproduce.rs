@@ -22,7 +22,10 @@ pub fn run(flags: &Reproduce) -> anyhow::Result<()> {
     .context("cannot listen for Ctrl-C")?;
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let Suite::Quick = flags.suite;
-    let folder = flags.out.clone().unwrap_or_else(|| PathBuf::from("runs/quick"));
+    let folder = flags.out.clone().unwrap_or_else(|| {
+        // A check must not replace a measurement.
+        PathBuf::from(if flags.smoke { "runs/quick-smoke" } else { "runs/quick" })
+    });
     let options = SuiteOptions { folder, workers: flags.jobs.unwrap_or(cores).max(1), stop: &STOP };
     let config = if flags.smoke { quick::QuickConfig::smoke() } else { quick::QuickConfig::default() };
     let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");

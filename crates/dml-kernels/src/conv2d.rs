@@ -10,7 +10,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cpu::{Matrix, contiguous, gemm, lane_sum, map2_into, threads, vectorized, with_slice};
-use crate::linear::{Activation, relu_mask};
+use crate::linear::{Activation, relu, relu_mask};
 use crate::real::{Real, on_cpu, with_real};
 
 /// How the kernel moves over the image.
@@ -86,6 +86,13 @@ impl Geometry {
             );
         };
         let Conv2dConfig { stride, padding, dilation, groups, .. } = config;
+        if channels == 0 || height == 0 || width == 0 || outputs == 0 {
+            bail!(
+                "conv2d: `x` has shape {:?} and `weight` {:?}, expected channels and pixels",
+                x.dims(),
+                weight.dims()
+            );
+        }
         if stride == 0 || dilation == 0 || groups == 0 || kernel_height == 0 || kernel_width == 0 {
             bail!("conv2d: stride, dilation, groups and kernel must be at least 1, got {config:?}");
         }
@@ -96,7 +103,9 @@ impl Geometry {
             );
         }
         let extent = |size: usize, kernel: usize| {
-            (size + 2 * padding).checked_sub(dilation * (kernel - 1) + 1).map(|room| room / stride + 1)
+            let reach = dilation.checked_mul(kernel - 1)?.checked_add(1)?;
+            let padded = padding.checked_mul(2)?.checked_add(size)?;
+            Some(padded.checked_sub(reach)? / stride + 1)
         };
         let (Some(out_height), Some(out_width)) =
             (extent(height, kernel_height), extent(width, kernel_width))
@@ -356,7 +365,7 @@ vectorized! {
         for (out, &b) in out.chunks_exact_mut(plane).zip(bias) {
             match activation {
                 Activation::Identity => out.iter_mut().for_each(|v| *v += b),
-                Activation::Relu => out.iter_mut().for_each(|v| *v = (*v + b).max(T::ZERO)),
+                Activation::Relu => out.iter_mut().for_each(|v| *v = relu(*v + b)),
             }
         }
     }

@@ -126,9 +126,15 @@ impl CustomOp3 for Linear {
     }
 }
 
+/// max(z, 0), and NaN for NaN: a ReLU must not hide one.
+#[inline(always)]
+pub(crate) fn relu<T: Real>(z: T) -> T {
+    if z < T::ZERO { T::ZERO } else { z }
+}
+
 vectorized! {
     fn rectify<T: Real>(out: &mut [T]) {
-        out.iter_mut().for_each(|v| *v = v.max(T::ZERO));
+        out.iter_mut().for_each(|v| *v = relu(*v));
     }
 }
 

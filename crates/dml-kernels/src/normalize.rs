@@ -45,6 +45,12 @@ fn dot<T: Real>(a: &[T], b: &[T]) -> T {
     sum
 }
 
+/// Whether a row of this inverse length was divided by SHORTEST, which does not depend on the row.
+#[inline(always)]
+fn is_shortest<T: Real>(inverse: T) -> bool {
+    !(inverse < T::ONE / T::from_f64(SHORTEST))
+}
+
 /// 1 / max(‖row‖, SHORTEST). The row is scaled by its largest entry first where its square would leave the range.
 #[inline(always)]
 fn inverse_length<T: Real>(row: &[T]) -> T {
@@ -75,7 +81,8 @@ vectorized! {
     fn backward_rows<T: Real>(out: &mut [T], x: &[T], y: &[T], grad: &[T], d: usize) {
         let rows = x.chunks_exact(d).zip(y.chunks_exact(d)).zip(grad.chunks_exact(d));
         for (out, ((x, y), g)) in out.chunks_exact_mut(d).zip(rows) {
-            let (inverse, along) = (inverse_length(x), dot(g, y));
+            let inverse = inverse_length(x);
+            let along = if is_shortest(inverse) { T::ZERO } else { dot(g, y) };
             for ((o, &g), &y) in out.iter_mut().zip(g).zip(y) {
                 *o = (g - y * along) * inverse;
             }

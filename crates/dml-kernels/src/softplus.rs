@@ -38,9 +38,9 @@ pub fn sigmoid(z: &Tensor) -> Result<Tensor> {
 /// When candle fails or the shapes disagree.
 pub fn softplus_increment(z0: &Tensor, delta: &Tensor) -> Result<Tensor> {
     let (one, k) = z0.dims2()?;
-    if one != 1 || delta.rank() != 2 || delta.dims()[1] != k {
+    if one != 1 || k == 0 || delta.rank() != 2 || delta.dims()[1] != k {
         candle_core::bail!(
-            "softplus_increment: `z0` has shape {:?} and `delta` {:?}, expected [1, k] and [n, k]",
+            "softplus_increment: `z0` has shape {:?} and `delta` {:?}, expected [1, k] and [n, k] with k ≥ 1",
             z0.dims(),
             delta.dims()
         );

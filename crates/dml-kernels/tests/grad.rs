@@ -199,12 +199,52 @@ fn adamw_follows_its_algorithm() {
 }
 
 #[test]
+fn rows_too_short_to_stretch_have_the_gradient_of_a_scaling() {
+    let x = Var::new(&[[0.9e-12f64, 0.0]], &Device::Cpu).unwrap();
+    let gradients = l2_normalize(&x).unwrap().sum_all().unwrap().backward().unwrap();
+    let gradient = gradients.get(&x).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+    assert!(gradient.iter().all(|g| (g / 1e12 - 1.0).abs() < 1e-12), "{gradient:?}");
+}
+
+#[test]
+fn a_relu_does_not_hide_a_nan() {
+    let (x, w) = (normal(1, (2, 3)), Tensor::full(f64::NAN, (1, 3), &Device::Cpu).unwrap());
+    let y = linear(&x, &w, None, Activation::Relu).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+    assert!(y.iter().all(|v| v.is_nan()), "{y:?}");
+    let (x, w) = (normal(1, (1, 1, 3, 3)), Tensor::full(f64::NAN, (1, 1, 1, 1), &Device::Cpu).unwrap());
+    let config = Conv2dConfig { activation: Activation::Relu, ..Default::default() };
+    let y = conv2d(&x, &w, None, config).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+    assert!(y.iter().all(|v| v.is_nan()), "{y:?}");
+}
+
+#[test]
+fn sizes_of_zero_and_absurd_settings_are_errors() {
+    let zeros = |shape: (usize, usize, usize, usize)| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    let config = Conv2dConfig { padding: 1, ..Default::default() };
+    assert!(conv2d(&zeros((2, 0, 5, 5)), &zeros((3, 0, 3, 3)), None, config).is_err());
+    assert!(conv2d(&zeros((2, 1, 0, 5)), &zeros((3, 1, 1, 1)), None, config).is_err());
+    for config in [
+        Conv2dConfig { dilation: usize::MAX / 2 + 1, ..Default::default() },
+        Conv2dConfig { padding: usize::MAX / 2 + 1, ..Default::default() },
+    ] {
+        assert!(conv2d(&zeros((1, 1, 5, 5)), &zeros((1, 1, 3, 3)), None, config).is_err(), "{config:?}");
+    }
+    let empty = Tensor::zeros((1, 0), DType::F32, &Device::Cpu).unwrap();
+    assert!(softplus_increment(&empty, &empty).is_err());
+}
+
+#[test]
 fn wrong_shapes_are_errors_that_name_the_argument() {
     let x = normal(1, (2, 3));
     let message = linear(&x, &normal(2, (4, 5)), None, Activation::Identity).unwrap_err().to_string();
     assert!(message.starts_with("linear: `x` has 3 columns, `weight` expects 5"), "{message}");
     let message = max_pool2d(&normal(1, (1, 1, 2, 2)), 3, 1, 0).unwrap_err().to_string();
     assert!(message.starts_with("max_pool2d: a window of 3 pixels every 1 does not fit"), "{message}");
+    let message = max_pool2d(&normal(1, (1, 1, 9, 9)), 3, 2, 2).unwrap_err().to_string();
+    assert!(
+        message.starts_with("max_pool2d: `padding` is 2, expected at most half of the window of 3 pixels"),
+        "{message}"
+    );
     let image = normal(1, (1, 2, 2, 2));
     let message =
         conv2d(&image, &normal(2, (4, 2, 5, 5)), None, Conv2dConfig::default()).unwrap_err().to_string();

@@ -93,7 +93,7 @@ pub struct Finished {
     pub id: String,
     /// Its results.
     pub record: Record,
-    /// Seconds it took, in the session that finished it.
+    /// Seconds it took, in the start that finished it.
     pub wall_s: f64,
 }
 
@@ -116,7 +116,7 @@ pub fn run_jobs(jobs: &[Job<'_>], options: &SuiteOptions<'_>) -> Result<Vec<Fini
     if complete.exists() {
         // The last start ended with a report, so this one is a new measurement.
         for job in jobs {
-            discard(&options.folder.join(&job.id).join("record.json"))?;
+            discard(&options.folder.join(&job.id).join("record.toml"))?;
             discard(&options.folder.join(&job.id).join("checkpoint.safetensors"))?;
         }
         discard(&complete)?;
@@ -199,7 +199,7 @@ fn run_job(
     let mut hasher = DefaultHasher::new();
     (program, &job.id, &job.config).hash(&mut hasher);
     let fingerprint = format!("{:016x}", hasher.finish());
-    let path = folder.join("record.json");
+    let path = folder.join("record.toml");
     if let Some(Stored { wall_s, record, .. }) = read_record(&path, &fingerprint)? {
         progress.skip(&job.id, job.steps);
         return Ok(Finished { id: job.id.clone(), record, wall_s });
@@ -218,7 +218,7 @@ fn run_job(
     let wall_s = start.elapsed().as_secs_f64();
     info!(wall_s, "finished");
     let stored = Stored { fingerprint, wall_s, record };
-    atomic::write(&path, to_json(&stored)?)?;
+    atomic::write(&path, to_toml(&stored)?)?;
     discard(&checkpoint)?;
     line.done(&summary(&stored.record), wall_s);
     Ok(Finished { id: job.id.clone(), record: stored.record, wall_s })
@@ -234,23 +234,24 @@ fn summary(record: &Record) -> String {
         .join("  ")
 }
 
-fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
-    serde_json::to_vec(value).map_err(|e| Error::Config {
+/// TOML, whose numbers come back to the bit (serde_json reads some of them one rounding off).
+fn to_toml(value: &impl Serialize) -> Result<String> {
+    toml::to_string(value).map_err(|e| Error::Config {
         what: "record",
-        field: "json",
+        field: "toml",
         got: e.to_string(),
-        expected: "values that can be written as JSON",
+        expected: "values that can be written as TOML",
     })
 }
 
 /// A finished run of the same configuration and program; `None` where there is none.
 fn read_record(path: &Path, fingerprint: &str) -> Result<Option<Stored>> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(file_error(path, "cannot be read", &e)),
     };
-    let stored: Stored = serde_json::from_slice(&bytes).map_err(|e| Error::File {
+    let stored: Stored = toml::from_str(&text).map_err(|e| Error::File {
         path: path.to_owned(),
         why: format!("damaged record ({e}); delete it to repeat the run"),
     })?;
@@ -286,4 +287,37 @@ pub fn metrics_lines(jobs: &[Job<'_>], finished: &[Finished]) -> Result<String> 
         push(serde_json::json!({ "kind": "result", "run": run.id, "values": run.record.values }));
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng as _, SeedableRng as _};
+
+    use super::*;
+
+    #[test]
+    fn records_come_back_to_the_bit() -> Result<()> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("record.toml");
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+        let losses: Vec<f64> = (0..2000).map(|_| f64::from_bits(rng.random::<u64>())).collect();
+        let losses: Vec<f64> = losses.into_iter().filter(|v| v.is_finite()).collect();
+        let values = [("a.b".to_owned(), 0.946_666_666_666_666_7), ("c".to_owned(), f64::INFINITY)].into();
+        let record = Record { losses, values, arrays: [("x".to_owned(), vec![0.1, -0.0])].into() };
+        let stored = Stored { fingerprint: "same".to_owned(), wall_s: 1.5, record };
+        atomic::write(&path, to_toml(&stored)?)?;
+        let back = read_record(&path, "same")?.unwrap().record;
+        let bits = |values: &[f64]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&back.losses), bits(&stored.record.losses));
+        assert_eq!(back.values, stored.record.values);
+        assert_eq!(bits(&back.arrays["x"]), bits(&stored.record.arrays["x"]));
+        assert!(read_record(&path, "other")?.is_none());
+        std::fs::write(&path, "fingerprint = 3").unwrap();
+        let message = read_record(&path, "same").unwrap_err().to_string();
+        assert!(
+            message.contains("record.toml: damaged record (") && message.contains("delete it"),
+            "{message}"
+        );
+        Ok(())
+    }
 }

@@ -95,7 +95,7 @@ impl DeepDivergence {
 
     /// w_k(x) for every sub-network: `[n, d]` → `[n, K]`.
     ///
-    /// The mean over a set's rows is E_p[w_k], from which the divergence of sets is made.
+    /// The mean over a set's rows is `E_p[w_k]`, from which the divergence of sets is made.
     ///
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape), [`Error::DType`](crate::Error::DType) or

@@ -84,7 +84,21 @@ pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Box<dyn Generator
         "f64" => DType::F64,
         other => return Err(file(path, format!("its header asks for `{other}`, expected f32 or f64"))),
     };
-    let phi = header.spec.build(header.dim.unwrap_or(1), 0, dtype, device)?;
+    // Before anything is built: what the header asks for must be what the file holds.
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| damaged(path, &bytes, e))?;
+    let held: u128 =
+        tensors.iter().map(|(_, t)| t.shape().iter().map(|&s| s as u128).product::<u128>()).sum();
+    let dim = header.dim.unwrap_or(1);
+    let wanted = header.spec.parameter_count(dim);
+    if held != wanted {
+        return Err(file(
+            path,
+            format!(
+                "its header describes {wanted} parameters, but it holds {held}; write it again with save"
+            ),
+        ));
+    }
+    let phi = header.spec.build(dim, 0, dtype, device)?;
     fill(&*phi, path, &bytes)?;
     Ok(phi)
 }

@@ -4,11 +4,14 @@ use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AffineInput, DeepDivergence, DeepDivergenceConfig, EmpiricalBregman, EmpiricalBregmanConfig, Even,
-    Generator, Icnn, IcnnConfig, ItakuraSaito, LogSumExp, Mahalanobis, MahalanobisConfig, MaxAffine,
+    AffineInput, DeepDivergence, DeepDivergenceConfig, EmpiricalBregman, EmpiricalBregmanConfig, Error, Even,
+    Factor, Generator, Icnn, IcnnConfig, ItakuraSaito, LogSumExp, Mahalanobis, MahalanobisConfig, MaxAffine,
     MaxAffineConfig, NegativeEntropy, PNorm, Result, Scaled, Separable, SeparableConfig, SquaredEuclidean,
     Sum,
 };
+
+/// More than this is a damaged file or a slip, not a generator.
+const MOST_PARAMETERS: u128 = 1 << 31;
 
 /// Which generator, with its whole configuration; in files `kind` names the variant in snake case.
 ///
@@ -83,6 +86,15 @@ impl Spec {
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) names the generator and the field that makes no sense.
     pub fn build(&self, dim: usize, seed: u64, dtype: DType, device: &Device) -> Result<Box<dyn Generator>> {
+        let count = self.parameter_count(dim);
+        if count > MOST_PARAMETERS {
+            return Err(Error::Config {
+                generator: "Spec",
+                field: "sizes",
+                got: format!("{count} parameters for dimension {dim}"),
+                expected: "at most 2³¹ altogether",
+            });
+        }
         Ok(match self {
             Self::SquaredEuclidean => Box::new(SquaredEuclidean),
             Self::Mahalanobis(config) => Box::new(Mahalanobis::new(dim, config, seed, dtype, device)?),
@@ -114,5 +126,86 @@ impl Spec {
             }
             Self::Even { inner } => Box::new(Even::new(inner.build(dim, seed, dtype, device)?)?),
         })
+    }
+}
+
+impl Spec {
+    /// The numbers that the generator learns in dimension `dim`, saturating where sizes are absurd.
+    pub(crate) fn parameter_count(&self, dim: usize) -> u128 {
+        let d = dim as u128;
+        match self {
+            Self::Mahalanobis(config) => match config.factor {
+                Factor::Triangular => d.saturating_mul(d),
+                Factor::Dense { rank } => d.saturating_mul(rank as u128),
+            },
+            Self::MaxAffine(config) => (config.pieces as u128).saturating_mul(d.saturating_add(1)),
+            Self::DeepDivergence(config) => {
+                icnn_count(d, &config.widths).saturating_mul(config.subnetworks as u128)
+            }
+            Self::Separable(config) => separable_count(d, config),
+            Self::Icnn(config) => icnn_count(d, &config.widths),
+            Self::EmpiricalBregman(config) => {
+                let separable = config.separable.as_ref().map_or(0, |config| separable_count(d, config));
+                let icnn = config.icnn.as_ref().map_or(0, |config| icnn_count(d, &config.widths));
+                separable.saturating_add(icnn)
+            }
+            Self::Sum { parts } => {
+                parts.iter().fold(0, |sum: u128, part| sum.saturating_add(part.parameter_count(dim)))
+            }
+            Self::Scaled { inner, .. } | Self::Even { inner } => inner.parameter_count(dim),
+            Self::AffineInput { inner_dim, inner } => {
+                let map = (*inner_dim as u128).saturating_mul(d.saturating_add(1));
+                map.saturating_add(inner.parameter_count(*inner_dim))
+            }
+            Self::SquaredEuclidean
+            | Self::NegativeEntropyOrthant
+            | Self::NegativeEntropySimplex
+            | Self::ItakuraSaito
+            | Self::LogSumExp
+            | Self::PNorm { .. } => 0,
+        }
+    }
+}
+
+fn separable_count(d: u128, config: &SeparableConfig) -> u128 {
+    d.saturating_mul(config.units as u128).saturating_mul(3)
+}
+
+fn icnn_count(d: u128, widths: &[usize]) -> u128 {
+    let (mut sum, mut before) = (0u128, 0u128); // parameters so far, units of the layer before
+    for width in widths.iter().map(|&width| width as u128).chain([1]) {
+        let each = before.saturating_add(d).saturating_add(1);
+        sum = sum.saturating_add(width.saturating_mul(each));
+        before = width;
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::Parameter;
+
+    #[test]
+    fn the_count_is_that_of_the_built_generator() -> Result<()> {
+        for named in crate::testing::every_generator(3, 1)? {
+            let count: usize =
+                named.phi.parameters().iter().map(|Parameter { var, .. }| var.elem_count()).sum();
+            assert_eq!(named.spec.parameter_count(3), count as u128, "{}", named.name);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn absurd_sizes_are_an_error() {
+        let separable = SeparableConfig { units: 1 << 62, ..Default::default() };
+        let icnn = IcnnConfig { widths: vec![1 << 62, 1 << 62], ..Default::default() };
+        let max_affine = MaxAffineConfig { pieces: 1 << 63, ..Default::default() };
+        for spec in [Spec::Separable(separable), Spec::Icnn(icnn), Spec::MaxAffine(max_affine)] {
+            let message = spec.build(8, 0, DType::F32, &Device::Cpu).unwrap_err().to_string();
+            assert!(message.contains("parameters for dimension 8, expected at most 2³¹"), "{message}");
+        }
     }
 }

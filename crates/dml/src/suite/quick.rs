@@ -295,7 +295,7 @@ fn fixed_job<'a>(digits: Arc<ImageSet>, seed: u64) -> Job<'a> {
 
 fn fixed_run(digits: &ImageSet, seed: u64) -> Result<Record> {
     let (items, test) = directed_data(digits, seed)?;
-    let tune = Pairs::draw(&items.first(test.items.dim(0)?), POINTS, seed ^ 0x7e57, &Device::Cpu)?;
+    let tune = Pairs::draw(&items.spread(test.items.dim(0)?), POINTS, seed ^ 0x7e57, &Device::Cpu)?;
     let mut record = Record::default();
     record.values.insert("euclidean".to_owned(), test.mean_reciprocal_rank(&SquaredEuclidean, Side::First)?);
     let roots = test.map(candle_core::Tensor::sqrt)?;
@@ -305,7 +305,7 @@ fn fixed_run(digits: &ImageSet, seed: u64) -> Result<Record> {
     for (name, phi) in smoothed {
         for (order, side) in [("query-first", Side::First), ("item-first", Side::Second)] {
             let score = |pairs: &Pairs, alpha: f64| -> Result<f64> {
-                pairs.map(|x| x + alpha)?.mean_reciprocal_rank(phi, side)
+                pairs.smoothed(alpha, side)?.mean_reciprocal_rank(phi, side)
             };
             let mut best = (f64::NEG_INFINITY, 0.0);
             for alpha in SMOOTHING {

@@ -18,7 +18,7 @@ const LEVEL: f64 = 0.95;
 /// The learned divergence that directed retrieval is about.
 const SEPARABLE: &str = "separable";
 
-/// What the report knows of the session.
+/// What the report knows of the suite.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Facts<'a> {
     pub config: &'a QuickConfig,
@@ -104,7 +104,7 @@ fn verdict(difference: Interval) -> &'static str {
     match (difference.excludes_zero(), difference.mean > 0.0) {
         (true, true) => "better",
         (true, false) => "worse",
-        (false, _) => "equal within noise",
+        (false, _) => "no difference shown",
     }
 }
 
@@ -120,7 +120,8 @@ fn metric_section(facts: &Facts<'_>, runs: &Runs<'_>, protocol: &str, name: &str
     });
     section.paragraph(
         "All methods share encoder, supervised contrastive loss, batches, number of steps and a learned logit \
-         scale; only the generator differs, and its learning rate, chosen for each. Under D, `D(query ‖ item)` ranks the images; \
+         scale; only the generator differs, and its learning rate, the best of three in a look at one seed's test \
+         images. Under D, `D(query ‖ item)` ranks the images; \
          under Euclid, the Euclidean distance ranks the same embeddings.",
     );
     let columns = numbers(&["method", "MAP@R, D", "MAP@R, Euclid", "Δ, D", "P@1, R@1", "R@2", "R@4", "R@8"]);
@@ -293,7 +294,7 @@ fn directed_section(facts: &Facts<'_>, runs: &Runs<'_>) -> Result<Section> {
     }
     table.note = Some(
         "A query is a multinomial sample of its item, so D(query ‖ item) under KL is, up to a term of the query alone, \
-         minus the log-likelihood of the item: with equal prior no ranking can do better on average, and how near a \
+         minus the log-likelihood of the (slightly smoothed) item: without smoothing and with equal prior no ranking can do better on average, and how near a \
          learned divergence comes to it is how much of the sampling law it has found out. Smoothing of KL and \
          Itakura–Saito is chosen on the training digits for each order. Mahalanobis is the best \
          of two learning rates and two lengths of training, chosen on the test digits, which favours it."
@@ -375,7 +376,7 @@ fn how_section(facts: &Facts<'_>, runs: &Runs<'_>) -> Section {
     section.code(facts.command);
     let total: f64 = runs.0.iter().map(|run| run.wall_s).sum();
     section.paragraph(format!(
-        "Each run's folder holds its whole configuration (`config.toml`) and results (`record.json`); \
+        "Each run's folder holds its whole configuration (`config.toml`) and results (`record.toml`); \
          `metrics.jsonl` holds all of them. The runs took {total:.0} s of one core's time altogether. Each works on \
          one thread, {} at a time.",
         facts.workers

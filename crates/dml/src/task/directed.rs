@@ -71,10 +71,11 @@ impl Histograms {
         self.values.is_empty()
     }
 
-    /// The first `n` rows, or all where there are fewer.
-    pub fn first(&self, n: usize) -> Self {
-        let count = self.values.len().min(n * self.cells);
-        Self { values: self.values[..count].to_vec(), cells: self.cells }
+    /// `n` rows spread evenly over all, or all where there are fewer.
+    pub fn spread(&self, n: usize) -> Self {
+        let (len, n) = (self.len(), n.min(self.len()));
+        let values = (0..n).flat_map(|i| self.row(i * len / n).iter().copied()).collect();
+        Self { values, cells: self.cells }
     }
 
     fn row(&self, i: usize) -> &[f32] {
@@ -135,6 +136,10 @@ impl Pairs {
     /// # Errors
     /// When the tensors cannot be made.
     pub fn draw(items: &Histograms, points: usize, seed: u64, device: &Device) -> Result<Self> {
+        if points == 0 {
+            let (got, expected) = ("0".to_owned(), "at least one point a query");
+            return Err(Error::Config { what: "Pairs::draw", field: "points", got, expected });
+        }
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let queries = items.drawn(0..items.len(), points, &mut rng, device)?;
         Ok(Self { queries, items: items.tensor(0..items.len(), device)? })
@@ -147,6 +152,20 @@ impl Pairs {
     pub fn mean_reciprocal_rank(&self, phi: &dyn Generator, side: Side) -> Result<f64> {
         let scorer = Divergence::new(phi, side, &self.queries, &self.items)?;
         Ok(match_items(&scorer)?.mean_reciprocal_rank())
+    }
+
+    /// The argument in which entropies are singular, the second of D, smoothed by `alpha`; the other only made
+    /// positive. So KL with the query first stays the query's log-likelihood under the smoothed item.
+    ///
+    /// # Errors
+    /// When the tensors cannot be made.
+    pub fn smoothed(&self, alpha: f64, side: Side) -> Result<Self> {
+        const POSITIVE: f64 = 1e-6;
+        let (queries, items) = match side {
+            Side::First => (POSITIVE, alpha),
+            Side::Second => (alpha, POSITIVE),
+        };
+        Ok(Self { queries: (&self.queries + queries)?, items: (&self.items + items)? })
     }
 
     /// Both mapped, row by row.
