@@ -1,5 +1,6 @@
 //! Automation of the workspace. `cargo xtask help` lists the commands.
 
+mod bench;
 mod download;
 mod flags;
 mod golden;
@@ -27,6 +28,12 @@ fn main() -> ExitCode {
     let result = match Flags::parse().command {
         Command::Reproduce(flags) => reproduce::run(&flags).map(|()| ExitCode::SUCCESS),
         Command::Download(flags) => download::run(&flags).map(|()| ExitCode::SUCCESS),
+        Command::Bench(flags) => {
+            bench::run(&flags, &mut std::io::stdout().lock()).map(|()| ExitCode::SUCCESS)
+        }
+        Command::BenchWorker => {
+            bench::serve(std::io::stdin().lock(), std::io::stdout().lock()).map(|()| ExitCode::SUCCESS)
+        }
         Command::Golden { dir } => golden::run(&dir, &mut std::io::stdout().lock())
             .map(|summary| if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     };

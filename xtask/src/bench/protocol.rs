@@ -87,7 +87,9 @@ impl FromStr for Reply {
             "timed" if rest.parse::<f64>().is_ok_and(|s| s.is_finite() && s >= 0.0) => {
                 Ok(Self::Timed(rest.parse()?))
             }
-            _ => anyhow::bail!("reply `{line}`, expected `ready`, `checked`, `timed SECONDS` or `error MESSAGE`"),
+            _ => anyhow::bail!(
+                "reply `{line}`, expected `ready`, `checked`, `timed SECONDS` or `error MESSAGE`"
+            ),
         }
     }
 }

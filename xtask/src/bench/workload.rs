@@ -9,10 +9,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use bregman::Side;
 use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
-use dml::{Encoder, Group, Optimizer, OptimizerConfig, Parameter, SmallConv, SmallConvConfig};
+use dml::{Encoder, Group, Mode, Optimizer, OptimizerConfig, Parameter, SmallConv, SmallConvConfig};
 use dml_loss::{
-    BatchHard, BatchHardConfig, Batch, BregmanDistance, Distance, Lp, Objective, ObjectiveSpec, TripletMargin,
-    TripletMarginConfig,
+    Batch, BatchHard, BatchHardConfig, BregmanDistance, Distance, Lp, Objective, ObjectiveSpec,
+    TripletMargin, TripletMarginConfig,
 };
 use phi::{Generator, Icnn, IcnnConfig};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
@@ -153,7 +153,7 @@ fn step(divergence: Divergence, data: HashMap<String, Tensor>) -> anyhow::Result
     let optimizer = Optimizer::new(learned, config, STEPS)?;
     let (images, labels) = (get(&data, "x")?.clone(), labels(&data)?);
     let pass: Pass = Box::new(move || {
-        let embeddings = encoder.forward(&images)?;
+        let embeddings = encoder.forward(&images, Mode::Train)?;
         let loss = objective.forward(&Batch::new(&embeddings, &labels)?)?;
         let gradients = loss.backward()?;
         Ok((loss, Some(gradients)))
@@ -201,7 +201,9 @@ fn by_name(name: &str, classes: usize, d: usize) -> anyhow::Result<Objective> {
     if let Some(miner) = miner {
         spec["miner"] = serde_json::json!({ "name": miner });
     }
-    if ["proxy-nca", "proxy-anchor", "normalized-softmax", "cos-face", "arc-face", "soft-triple"].contains(&loss) {
+    if ["proxy-nca", "proxy-anchor", "normalized-softmax", "cos-face", "arc-face", "soft-triple"]
+        .contains(&loss)
+    {
         spec["loss"]["num_classes"] = classes.into();
         spec["loss"]["embedding_size"] = d.into();
     }
