@@ -64,12 +64,14 @@ fn pool(x: &Tensor, kernel: usize, stride: usize, padding: usize, kind: Kind) ->
     let Ok((images, channels, height, width)) = x.dims4() else {
         bail!("{op}: `x` has shape {:?}, expected [n, c, h, w]", x.dims());
     };
-    let (padded_height, padded_width) = (height + 2 * padding, width + 2 * padding);
+    if padding > kernel / 2 {
+        bail!("{op}: `padding` is {padding}, expected at most half of the window of {kernel} pixels");
+    }
+    // No image is so large that its padded size overflows; 0 fits no window.
+    let padded = |size: usize| size.checked_add(2 * padding).unwrap_or(0);
+    let (padded_height, padded_width) = (padded(height), padded(width));
     if kernel == 0 || stride == 0 || height * width == 0 || padded_height < kernel || padded_width < kernel {
         bail!("{op}: a window of {kernel} pixels every {stride} does not fit into {height}×{width} pixels");
-    }
-    if 2 * padding > kernel {
-        bail!("{op}: `padding` is {padding}, expected at most half of the window of {kernel} pixels");
     }
     let pool = Pool {
         kind,
@@ -383,6 +385,24 @@ mod tests {
                 }
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn padding_beyond_half_a_window_and_absurd_settings_are_errors() -> Result<()> {
+        let x = Tensor::zeros((1, 1, 9, 9), candle_core::DType::F32, &Device::Cpu)?;
+        let message = |kernel, stride, padding| match max_pool2d(&x, kernel, stride, padding) {
+            Ok(y) => format!("{y:?}"),
+            Err(e) => e.to_string(),
+        };
+        let half = "max_pool2d: `padding` is 2, expected at most half of the window of 3 pixels";
+        assert!(message(3, 2, 2).starts_with(half), "{}", message(3, 2, 2));
+        let most = usize::MAX;
+        for (kernel, stride, padding) in [(3, 2, most / 2 + 1), (most, 2, most / 2), (most, 1, 0), (3, 0, 1)]
+        {
+            assert!(message(kernel, stride, padding).starts_with("max_pool2d: "));
+        }
+        assert_eq!(max_pool2d(&x, 3, most, 1)?.dims(), [1, 1, 1, 1]);
         Ok(())
     }
 }
