@@ -48,7 +48,7 @@ fn dot<T: Real>(a: &[T], b: &[T]) -> T {
 /// Whether a row of this inverse length was divided by SHORTEST, which does not depend on the row.
 #[inline(always)]
 fn is_shortest<T: Real>(inverse: T) -> bool {
-    !(inverse < T::ONE / T::from_f64(SHORTEST))
+    inverse >= T::ONE / T::from_f64(SHORTEST)
 }
 
 /// 1 / max(‖row‖, SHORTEST). The row is scaled by its largest entry first where its square would leave the range.

@@ -32,7 +32,7 @@ pub struct P2sGradConfig {
 /// unit columns. Part `loss`, one for the batch. Tuples play no part, and there is no distance to choose.
 ///
 /// # Source
-/// Zhang et al. 2019 \[zhang2019p2s\], equation 11.
+/// Zhang et al. 2019 \[zhang2019psgrad\], equation 11.
 #[derive(Debug, Clone)]
 pub struct P2sGrad {
     config: P2sGradConfig,

@@ -293,10 +293,11 @@ fn directed_section(facts: &Facts<'_>, runs: &Runs<'_>) -> Result<Section> {
         ]);
     }
     table.note = Some(
-        "A query is a multinomial sample of its item, so D(query ‖ item) under KL is, up to a term of the query alone, \
-         minus the log-likelihood of the (slightly smoothed) item: without smoothing and with equal prior no ranking can do better on average, and how near a \
-         learned divergence comes to it is how much of the sampling law it has found out. Smoothing of KL and \
-         Itakura–Saito is chosen on the training digits for each order. Mahalanobis is the best \
+        "A query is a multinomial sample of its item, so D(query ‖ item) under KL is, but for smoothing and up to a term \
+         of the query alone, minus the log-likelihood of the item: with equal prior no ranking does better on average, \
+         and how near a learned divergence comes to it is how much of the sampling law it has found out. Smoothing of KL and \
+         Itakura–Saito (how much, of the query, the item or both) is chosen on training digits \
+         for each order. Mahalanobis is the best \
          of two learning rates and two lengths of training, chosen on the test digits, which favours it."
             .to_owned(),
     );

@@ -154,20 +154,6 @@ impl Pairs {
         Ok(match_items(&scorer)?.mean_reciprocal_rank())
     }
 
-    /// The argument in which entropies are singular, the second of D, smoothed by `alpha`; the other only made
-    /// positive. So KL with the query first stays the query's log-likelihood under the smoothed item.
-    ///
-    /// # Errors
-    /// When the tensors cannot be made.
-    pub fn smoothed(&self, alpha: f64, side: Side) -> Result<Self> {
-        const POSITIVE: f64 = 1e-6;
-        let (queries, items) = match side {
-            Side::First => (POSITIVE, alpha),
-            Side::Second => (alpha, POSITIVE),
-        };
-        Ok(Self { queries: (&self.queries + queries)?, items: (&self.items + items)? })
-    }
-
     /// Both mapped, row by row.
     ///
     /// # Errors
