@@ -1,17 +1,34 @@
-//! Two-dimensional convolution: each image is laid out as columns that stay in cache, and multiplied.
+//! Two-dimensional convolution without a column matrix.
 //!
-//! out[o, p] = Σ_k W[o, k]·col[k, p] + b[o], with k over (channel, row, column) of the kernel and p over output
-//! pixels. Backward, with g the output gradient: ∂W += g·colᵀ, ∂b += Σ_p g, ∂col = Wᵀ·g scattered back. The
-//! batch is cut into one contiguous piece per thread; columns are rebuilt in backward, because building them
-//! costs less than reading them from memory.
+//! out[o, p] = Σ_k W[o, k]·x[p + offset(k)] + b[o], with k over (channel, row, column) of the kernel and p over output
+//! pixels: on a [canvas](canvas) the inputs of a kernel element are the pixels themselves, shifted, so the inner loop
+//! reads them where they are. Backward, with g the output gradient: ∂W[o, k] = Σ_p g[o, p]·x[p + offset(k)],
+//! ∂b[o] = Σ_p g[o, p], and ∂x is a convolution of g with the kernel turned round. The batch is cut into one
+//! contiguous piece per thread, and a few images at a time are on the canvas, so that all stays in the cache.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, Layout as TensorLayout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{Matrix, contiguous, gemm, lane_sum, map2_into, threads, vectorized, with_slice};
+use crate::cpu::{contiguous, lane_sum, map2_into, threads, vectorized, with_slice};
 use crate::linear::{Activation, relu, relu_mask};
 use crate::real::{Real, on_cpu, with_real};
+use crate::scratch::Scratch;
+use crate::simd::Vectors;
+use canvas::{Axis, Layout, Plan, Tap, pack};
+use tile::{correlate, dot_rows, tile_rows};
+
+mod canvas;
+mod pooled;
+mod sparse;
+mod tile;
+
+pub use pooled::conv2d_max_pool2d;
+
+/// Elements of a canvas: with the results they make, they stay in a core's second-level cache.
+const CANVAS: usize = 32 * 1024;
+/// Images on a canvas at most; more share their zeros no better.
+const IMAGES: usize = 8;
 
 /// How the kernel moves over the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,11 +58,7 @@ impl Default for Conv2dConfig {
 /// When the shapes disagree, a setting is 0, or the kernel does not fit into the padded image.
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
     let geometry = Geometry::new(x, weight, config)?;
-    let bias = match bias {
-        Some(bias) if bias.dims() == [geometry.outputs] => bias.clone(),
-        Some(bias) => bail!("conv2d: `bias` has shape {:?}, expected [{}]", bias.dims(), geometry.outputs),
-        None => Tensor::zeros(geometry.outputs, x.dtype(), x.device())?,
-    };
+    let bias = geometry.bias(bias, x)?;
     if on_cpu(x) {
         return x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Conv2d(geometry));
     }
@@ -129,6 +142,15 @@ impl Geometry {
         })
     }
 
+    /// The bias, 0 where there is none.
+    fn bias(&self, bias: Option<&Tensor>, x: &Tensor) -> Result<Tensor> {
+        match bias {
+            Some(bias) if bias.dims() == [self.outputs] => Ok(bias.clone()),
+            Some(bias) => bail!("conv2d: `bias` has shape {:?}, expected [{}]", bias.dims(), self.outputs),
+            None => Tensor::zeros(self.outputs, x.dtype(), x.device()),
+        }
+    }
+
     /// Elements of one input image.
     fn image(&self) -> usize {
         self.channels * self.height * self.width
@@ -154,176 +176,313 @@ impl Geometry {
         self.batch.div_ceil(threads()).max(1)
     }
 
-    /// Whether columns are the image itself: a 1×1 kernel that visits each pixel once.
-    fn is_pointwise(&self) -> bool {
-        self.kernel_height == 1
-            && self.kernel_width == 1
-            && self.config.stride == 1
-            && self.config.padding == 0
+    /// Images on a canvas.
+    fn images(&self, plan: &Plan) -> usize {
+        (CANVAS / plan.image().max(1)).clamp(1, IMAGES).min(self.piece())
     }
 
-    /// Calls `f(kernel row, output row, input row)` for each row of one channel's columns, the input row being
-    /// `None` in the padding, and the column range that lies inside the image through `span`.
-    fn input_row(&self, ky: usize, oy: usize) -> Option<usize> {
-        let Conv2dConfig { stride, padding, dilation, .. } = self.config;
-        (oy * stride + ky * dilation).checked_sub(padding).filter(|&iy| iy < self.height)
+    /// Elements of one group of an input image.
+    fn group_image(&self) -> usize {
+        self.image() / self.config.groups
     }
 
-    /// The output columns `lo..hi` whose input column under kernel column `kx` lies inside the image, and the
-    /// input column of `lo`.
-    fn span(&self, kx: usize) -> (usize, usize, usize) {
-        let Conv2dConfig { stride, padding, dilation, .. } = self.config;
-        let shift = kx * dilation;
-        let lo = padding.saturating_sub(shift).div_ceil(stride).min(self.out_width);
-        let hi = (self.width + padding).saturating_sub(shift).div_ceil(stride).min(self.out_width).max(lo);
-        (lo, hi, (lo * stride + shift).saturating_sub(padding))
+    /// Elements of one group of an output image.
+    fn group_result(&self) -> usize {
+        self.result() / self.config.groups
     }
 
-    /// One group of one image as columns `[depth, plane]`.
-    fn columns<T: Real>(&self, image: &[T], col: &mut [T]) {
-        let stride = self.config.stride;
-        let (plane, ow) = (self.plane(), self.out_width);
-        let kernel = self.kernel_height * self.kernel_width;
-        for (k, col) in col.chunks_exact_mut(plane).enumerate() {
-            let (channel, ky, kx) = (k / kernel, k % kernel / self.kernel_width, k % self.kernel_width);
-            let image = &image[channel * self.height * self.width..][..self.height * self.width];
-            let (lo, hi, start) = self.span(kx);
-            for (oy, row) in col.chunks_exact_mut(ow).enumerate() {
-                let Some(iy) = self.input_row(ky, oy).filter(|_| lo < hi) else {
-                    row.fill(T::ZERO);
-                    continue;
-                };
-                row[..lo].fill(T::ZERO);
-                row[hi..].fill(T::ZERO);
-                let input = &image[iy * self.width + start..(iy + 1) * self.width];
-                if stride == 1 {
-                    row[lo..hi].copy_from_slice(&input[..hi - lo]);
-                } else {
-                    for (o, &v) in row[lo..hi].iter_mut().zip(input.iter().step_by(stride)) {
-                        *o = v;
+    /// Output channels of one group.
+    fn group_outputs(&self) -> usize {
+        self.outputs / self.config.groups
+    }
+
+    /// Kernel elements as (row, column).
+    fn elements(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let width = self.kernel_width;
+        (0..self.kernel_height * width).map(move |e| (e / width, e % width))
+    }
+
+    /// A kernel row or column's plane among the `stride` ones, and its shift there.
+    fn split(&self, element: usize) -> (usize, usize) {
+        let shift = element * self.config.dilation;
+        (shift % self.config.stride, shift / self.config.stride)
+    }
+
+    /// How the padded rows or columns with a remainder by the stride lie in an input of `size`.
+    fn axis(&self, remainder: usize, size: usize) -> Axis {
+        let first = remainder as isize - self.config.padding as isize;
+        Axis { first, step: self.config.stride, size }
+    }
+
+    /// The remainders by the stride of the rows and columns that the kernel reads, each pair once.
+    fn remainders(&self) -> Vec<(usize, usize)> {
+        let mut remainders = Vec::new();
+        for (ky, kx) in self.elements() {
+            let pair = (self.split(ky).0, self.split(kx).0);
+            if !remainders.contains(&pair) {
+                remainders.push(pair);
+            }
+        }
+        remainders
+    }
+
+    /// One group's outputs from its inputs.
+    fn forward_plan(&self) -> Plan {
+        let remainders = self.remainders();
+        let tap = |(element, (ky, kx))| {
+            let ((y, down), (x, right)) = (self.split(ky), self.split(kx));
+            let plane = remainders.iter().position(|&pair| pair == (y, x)).unwrap_or_default();
+            Tap { plane, down, right, element }
+        };
+        let axes = |&(y, x): &(usize, usize)| (self.axis(y, self.height), self.axis(x, self.width));
+        Plan {
+            channels: self.channels / self.config.groups,
+            planes: remainders.iter().map(axes).collect(),
+            taps: self.elements().enumerate().map(tap).collect(),
+            outputs: (self.out_height, self.out_width),
+        }
+    }
+
+    /// One group's input gradient from its output gradient: a plan for each remainder of rows and columns by the stride.
+    fn input_plans(&self) -> Vec<InputPlan> {
+        let mut plans = Vec::new();
+        for (y, x) in self.remainders() {
+            let elements =
+                self.elements().enumerate().map(|(e, (ky, kx))| (e, self.split(ky), self.split(kx)));
+            let elements: Vec<_> = elements
+                .filter(|(_, ky, kx)| (ky.0, kx.0) == (y, x))
+                .map(|(e, ky, kx)| (e, ky.1, kx.1))
+                .collect();
+            let (rows, columns) = (self.axis(y, self.height), self.axis(x, self.width));
+            let (ys, xs) = (rows.inside(usize::MAX), columns.inside(usize::MAX));
+            if ys.is_empty() || xs.is_empty() {
+                continue; // they lie in the padding alone
+            }
+            let furthest =
+                |shift: fn(&(usize, usize, usize)) -> usize| elements.iter().map(shift).max().unwrap_or(0);
+            let (down, right) = (furthest(|e| e.1), furthest(|e| e.2));
+            // Pixel Y of the plane receives from output Y − shift: the canvas begins at the furthest shift.
+            let gradient = |start: usize, furthest: usize, size| Axis {
+                first: start as isize - furthest as isize,
+                step: 1,
+                size,
+            };
+            let plan = Plan {
+                channels: self.group_outputs(),
+                planes: vec![(
+                    gradient(ys.start, down, self.out_height),
+                    gradient(xs.start, right, self.out_width),
+                )],
+                taps: elements
+                    .iter()
+                    .map(|&(element, d, r)| Tap { plane: 0, down: down - d, right: right - r, element })
+                    .collect(),
+                outputs: (ys.len(), xs.len()),
+            };
+            plans.push(InputPlan { plan, first: (rows.source(ys.start), columns.source(xs.start)) });
+        }
+        plans
+    }
+
+    /// Outputs; `finish(output channel, image of the batch, results, where a row begins among them, bias)` puts a
+    /// channel's results where they belong.
+    fn forward<T: Vectors>(&self, x: &[T], weight: &[T], out: &mut [T], finish: impl Finish<T>) {
+        if out.is_empty() {
+            return;
+        }
+        let (plan, rows, outputs, depth) =
+            (self.forward_plan(), tile_rows::<T>(), self.group_outputs(), self.depth());
+        let packed: Vec<Vec<T>> = weight
+            .chunks_exact(outputs * depth)
+            .map(|weight| pack(rows, outputs, depth, |o, k| weight[o * depth + k]))
+            .collect();
+        let layout = plan.layout(self.images(&plan));
+        let out_image = out.len() / self.batch;
+        let out_channel = out_image / self.outputs;
+        let piece = self.piece();
+        out.par_chunks_mut(piece * out_image).enumerate().for_each(|(at, out)| {
+            let mut canvas = Scratch::<T>::zeros(layout.len(&plan));
+            let mut results = Scratch::<T>::zeros(rows * layout.result_row());
+            let x = x[at * piece * self.image()..].chunks(layout.images * self.image());
+            for (batch, (out, x)) in out.chunks_mut(layout.images * out_image).zip(x).enumerate() {
+                let first_image = at * piece + batch * layout.images;
+                for (g, packed) in packed.iter().enumerate() {
+                    for (i, image) in x.chunks_exact(self.image()).take(out.len() / out_image).enumerate() {
+                        plan.fill(&layout, i, &image[g * self.group_image()..], &mut canvas);
+                    }
+                    for (tile, weight) in packed.chunks(rows * depth).enumerate() {
+                        let m = weight.len() / depth;
+                        let row = layout.result_row();
+                        correlate(weight, m, &canvas, &layout.offsets, &mut results, row, layout.positions);
+                        for (r, results) in results.chunks_exact(row).take(m).enumerate() {
+                            let channel = g * outputs + tile * rows + r;
+                            for (i, out) in out.chunks_exact_mut(out_image).enumerate() {
+                                let out = &mut out[channel * out_channel..][..out_channel];
+                                let first = layout.at(i, 0);
+                                finish.put(channel, first_image + i, &results[first..], layout.row, out);
+                            }
+                        }
                     }
                 }
             }
-        }
-    }
-
-    fn forward<T: Real>(&self, x: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
-        let mut out = vec![T::ZERO; self.batch * self.result()];
-        if out.is_empty() {
-            return out;
-        }
-        let piece = self.piece();
-        out.par_chunks_mut(piece * self.result()).enumerate().for_each(|(i, out)| {
-            let mut col = vec![T::ZERO; if self.is_pointwise() { 0 } else { self.depth() * self.plane() }];
-            let images = x[i * piece * self.image()..].chunks_exact(self.image());
-            for (out, image) in out.chunks_exact_mut(self.result()).zip(images) {
-                self.forward_image(image, weight, bias, &mut col, out);
-            }
         });
-        out
     }
 
-    fn forward_image<T: Real>(&self, image: &[T], weight: &[T], bias: &[T], col: &mut [T], out: &mut [T]) {
-        let groups = self.config.groups;
-        let (depth, plane, group_outputs) = (self.depth(), self.plane(), self.outputs / groups);
-        let images = image.chunks_exact(self.image() / groups);
-        let weights = weight.chunks_exact(group_outputs * depth);
-        for ((out, image), weight) in out.chunks_exact_mut(group_outputs * plane).zip(images).zip(weights) {
-            let col = if self.is_pointwise() {
-                image
-            } else {
-                self.columns(image, col);
-                &*col
-            };
-            let weight = Matrix::new(weight, group_outputs, depth);
-            gemm(out, weight, Matrix::new(col, depth, plane), false, false);
-        }
-        finish(out, bias, self.config.activation);
-    }
-
-    /// Gradients of input (where wanted), weight and bias.
-    fn backward<T: Real>(
+    /// Gradients of input (where wanted), weight and bias; `gradient(image, g)` writes an image's output gradient, with
+    /// the activation undone, to g.
+    fn backward<T: Vectors>(
         &self,
         x: &[T],
         weight: &[T],
-        res: &[T],
-        grad: &[T],
         wants_input: bool,
-    ) -> (Option<Vec<T>>, Vec<T>, Vec<T>) {
+        gradient: impl Fn(usize, &mut [T]) + Sync,
+    ) -> Gradients<T> {
+        let plan = self.forward_plan();
+        let layout = plan.layout(self.images(&plan));
+        let to_input = if wants_input { self.input_steps(weight, layout.images) } else { Vec::new() };
+        self.backward_by_pieces(x, wants_input, |first, x, mut to_x, to_weight, to_bias| {
+            let mut canvas = Scratch::<T>::zeros(layout.len(&plan));
+            let mut gradients = Scratch::<T>::zeros(self.group_outputs() * layout.result_row());
+            let mut plain = Scratch::<T>::zeros(layout.images * self.result());
+            let mut steps: Vec<InputCanvas<T>> = to_input.iter().map(InputCanvas::new).collect();
+            for (batch, x) in x.chunks(layout.images * self.image()).enumerate() {
+                let count = x.len() / self.image();
+                for (i, plain) in plain.chunks_exact_mut(self.result()).take(count).enumerate() {
+                    gradient(first + batch * layout.images + i, plain);
+                    add_plane_sums(to_bias, plain);
+                }
+                let images =
+                    || x.chunks_exact(self.image()).zip(plain.chunks_exact(self.result())).enumerate();
+                if count < layout.images {
+                    gradients.fill(T::ZERO);
+                }
+                for g in 0..self.config.groups {
+                    for (i, (image, plain)) in images() {
+                        plan.fill(&layout, i, &image[g * self.group_image()..], &mut canvas);
+                        let plain = &plain[g * self.group_result()..][..self.group_result()];
+                        spread(&layout, i, plain, self.out_width, &mut gradients);
+                    }
+                    self.add_to_weight(g, &layout, &canvas, &gradients, to_weight);
+                    let Some(to_x) = to_x.as_deref_mut() else { continue };
+                    let to_x = &mut to_x[batch * layout.images * self.image()..][..x.len()];
+                    for (step, state) in to_input.iter().zip(&mut steps) {
+                        for (i, (_, plain)) in images() {
+                            step.of.plan.fill(
+                                &step.layout,
+                                i,
+                                &plain[g * self.group_result()..],
+                                &mut state.canvas,
+                            );
+                        }
+                        self.input_gradient(g, step, state, to_x);
+                    }
+                }
+            }
+        })
+    }
+
+    /// Runs `work(first image, inputs, their gradient, sums for weight and bias)` on each thread's piece of the batch and
+    /// adds the sums in the order of the pieces.
+    fn backward_by_pieces<T: Vectors>(
+        &self,
+        x: &[T],
+        wants_input: bool,
+        work: impl Fn(usize, &[T], Option<&mut [T]>, &mut [T], &mut [T]) + Sync,
+    ) -> Gradients<T> {
         let mut to_x = vec![T::ZERO; if wants_input { x.len() } else { 0 }];
-        let mut sums = vec![(vec![T::ZERO; weight.len()], vec![T::ZERO; self.outputs]); threads()];
-        let piece = self.piece();
-        if !x.is_empty() && !res.is_empty() {
-            let input_pieces: Vec<Option<&mut [T]>> = if wants_input {
-                to_x.chunks_mut(piece * self.image()).map(Some).collect()
-            } else {
-                (0..self.batch.div_ceil(piece)).map(|_| None).collect()
-            };
-            sums.par_iter_mut().zip(input_pieces).enumerate().for_each(
-                |(i, ((to_weight, to_bias), to_x))| {
-                    let first = i * piece;
-                    let count = piece.min(self.batch - first);
-                    let part = Piece {
-                        x: &x[first * self.image()..][..count * self.image()],
-                        res: &res[first * self.result()..][..count * self.result()],
-                        grad: &grad[first * self.result()..][..count * self.result()],
-                    };
-                    self.backward_piece(part, weight, to_x, to_weight, to_bias);
-                },
-            );
+        let weights = self.outputs * self.depth();
+        if x.is_empty() || self.result() == 0 {
+            let (to_weight, to_bias) = (vec![T::ZERO; weights], vec![T::ZERO; self.outputs]);
+            return Gradients { to_x: wants_input.then_some(to_x), to_weight, to_bias };
         }
+        let piece = self.piece() * self.image();
+        let inputs: Vec<Option<&mut [T]>> = if wants_input {
+            to_x.chunks_mut(piece).map(Some).collect()
+        } else {
+            x.chunks(piece).map(|_| None).collect()
+        };
+        let sums: Vec<(Vec<T>, Vec<T>)> = x
+            .par_chunks(piece)
+            .zip(inputs)
+            .enumerate()
+            .map(|(i, (x, to_x))| {
+                let mut sums = (vec![T::ZERO; weights], vec![T::ZERO; self.outputs]);
+                work(i * self.piece(), x, to_x, &mut sums.0, &mut sums.1);
+                sums
+            })
+            .collect();
         let mut sums = sums.into_iter();
         let (mut to_weight, mut to_bias) = sums.next().unwrap_or_default();
         for (weight, bias) in sums {
             to_weight.iter_mut().zip(weight).for_each(|(o, v)| *o += v);
             to_bias.iter_mut().zip(bias).for_each(|(o, v)| *o += v);
         }
-        (wants_input.then_some(to_x), to_weight, to_bias)
+        Gradients { to_x: wants_input.then_some(to_x), to_weight, to_bias }
     }
 
-    fn backward_piece<T: Real>(
+    /// Adds one group's ∂W, from inputs on the canvas and output gradients spread over its positions.
+    fn add_to_weight<T: Vectors>(
         &self,
-        part: Piece<'_, T>,
-        weight: &[T],
-        mut to_x: Option<&mut [T]>,
+        g: usize,
+        layout: &Layout,
+        canvas: &[T],
+        gradients: &[T],
         to_weight: &mut [T],
-        to_bias: &mut [T],
     ) {
-        let groups = self.config.groups;
-        let (depth, plane, group_outputs) = (self.depth(), self.plane(), self.outputs / groups);
-        let mut col = vec![T::ZERO; depth * plane];
-        let mut masked = vec![T::ZERO; self.result()];
-        for i in 0..part.x.len() / self.image() {
-            let grad = &part.grad[i * self.result()..][..self.result()];
-            let grad = match self.config.activation {
-                Activation::Identity => grad,
-                Activation::Relu => {
-                    let res = &part.res[i * self.result()..][..self.result()];
-                    map2_into(&mut masked, grad, res, relu_mask);
-                    &masked
-                }
-            };
-            add_plane_sums(to_bias, grad);
-            let image = &part.x[i * self.image()..][..self.image()];
-            for g in 0..groups {
-                let group_image = self.image() / groups;
-                let image = &image[g * group_image..][..group_image];
-                let grad = Matrix::new(&grad[g * group_outputs * plane..], group_outputs, plane);
-                let to_weight = &mut to_weight[g * group_outputs * depth..][..group_outputs * depth];
-                if self.is_pointwise() {
-                    gemm(to_weight, grad, Matrix::new(image, depth, plane).t(), true, false);
-                } else {
-                    self.columns(image, &mut col);
-                    gemm(to_weight, grad, Matrix::new(&col, depth, plane).t(), true, false);
-                }
-                if let Some(to_x) = to_x.as_deref_mut() {
-                    let to_image = &mut to_x[i * self.image() + g * group_image..][..group_image];
-                    let weight = Matrix::new(&weight[g * group_outputs * depth..], group_outputs, depth).t();
-                    if self.is_pointwise() {
-                        gemm(to_image, weight, grad, false, false);
-                    } else {
-                        gemm(&mut col, weight, grad, false, false);
-                        add_columns(self, &col, to_image);
+        let (rows, row, depth) = (tile_rows::<T>(), layout.result_row(), self.depth());
+        let to_weight = to_weight[g * self.group_outputs() * depth..].chunks_mut(rows * depth);
+        for (gradients, to_weight) in gradients.chunks(rows * row).zip(to_weight) {
+            let m = gradients.len() / row;
+            dot_rows(gradients, row, m, canvas, &layout.offsets, to_weight, depth, layout.positions);
+        }
+    }
+
+    /// Plans for the input gradient, each with its canvas and the kernel turned round.
+    fn input_steps<T: Vectors>(&self, weight: &[T], images: usize) -> Vec<InputStep<T>> {
+        let (depth, kernel, outputs) =
+            (self.depth(), self.kernel_height * self.kernel_width, self.group_outputs());
+        let turned = |of: &InputPlan, weight: &[T]| {
+            let taps = &of.plan.taps;
+            pack(tile_rows::<T>(), self.channels / self.config.groups, outputs * taps.len(), |c, k| {
+                weight[k / taps.len() * depth + c * kernel + taps[k % taps.len()].element]
+            })
+        };
+        let plans = self.input_plans().into_iter();
+        plans
+            .map(|of| InputStep {
+                weights: weight.chunks_exact(outputs * depth).map(|weight| turned(&of, weight)).collect(),
+                layout: of.plan.layout(images),
+                of,
+            })
+            .collect()
+    }
+
+    /// Writes one group's input gradient for the pixels of one plan.
+    fn input_gradient<T: Vectors>(
+        &self,
+        g: usize,
+        step: &InputStep<T>,
+        state: &mut InputCanvas<T>,
+        to_x: &mut [T],
+    ) {
+        let (rows, row, depth) = (tile_rows::<T>(), step.layout.result_row(), step.layout.offsets.len());
+        let (stride, plane) = (self.config.stride, self.height * self.width);
+        for (tile, weight) in step.weights[g].chunks(rows * depth).enumerate() {
+            let m = weight.len() / depth;
+            let positions = step.layout.positions;
+            correlate(weight, m, &state.canvas, &step.layout.offsets, &mut state.results, row, positions);
+            for (r, results) in state.results.chunks_exact(row).take(m).enumerate() {
+                for (i, to_x) in to_x.chunks_exact_mut(self.image()).enumerate() {
+                    let to_x = &mut to_x[g * self.group_image() + (tile * rows + r) * plane..][..plane];
+                    for y in 0..step.of.plan.outputs.0 {
+                        let results = &results[step.layout.at(i, y)..][..step.of.plan.outputs.1];
+                        let to_row = &mut to_x[(step.of.first.0 + y * stride) * self.width..][..self.width];
+                        if stride == 1 {
+                            to_row[step.of.first.1..][..results.len()].copy_from_slice(results);
+                        } else {
+                            let to_row = to_row[step.of.first.1..].iter_mut().step_by(stride);
+                            to_row.zip(results).for_each(|(t, &v)| *t = v);
+                        }
                     }
                 }
             }
@@ -331,41 +490,92 @@ impl Geometry {
     }
 }
 
-vectorized! {
-    /// Adds columns back onto the image they came from, the transpose of [`Geometry::columns`].
-    fn add_columns<T: Real>(geometry: &Geometry, col: &[T], image: &mut [T]) {
-        let stride = geometry.config.stride;
-        let (plane, ow) = (geometry.plane(), geometry.out_width);
-        let kernel = geometry.kernel_height * geometry.kernel_width;
-        for (k, col) in col.chunks_exact(plane).enumerate() {
-            let (channel, ky, kx) = (k / kernel, k % kernel / geometry.kernel_width, k % geometry.kernel_width);
-            let image = &mut image[channel * geometry.height * geometry.width..][..geometry.height * geometry.width];
-            let (lo, hi, start) = geometry.span(kx);
-            for (oy, row) in col.chunks_exact(ow).enumerate() {
-                let Some(iy) = geometry.input_row(ky, oy).filter(|_| lo < hi) else { continue };
-                let input = &mut image[iy * geometry.width + start..(iy + 1) * geometry.width];
-                if stride == 1 {
-                    for (o, &v) in input[..hi - lo].iter_mut().zip(&row[lo..hi]) {
-                        *o += v;
-                    }
-                } else {
-                    for (o, &v) in input.iter_mut().step_by(stride).zip(&row[lo..hi]) {
-                        *o += v;
-                    }
-                }
-            }
+/// Gradients of input, weight and bias.
+struct Gradients<T> {
+    to_x: Option<Vec<T>>,
+    to_weight: Vec<T>,
+    to_bias: Vec<T>,
+}
+
+impl<T: Real> Gradients<T> {
+    fn tensors(
+        self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let to_x = self.to_x.map(|values| T::tensor(values, x.shape())).transpose()?;
+        Ok((
+            to_x,
+            Some(T::tensor(self.to_weight, weight.shape())?),
+            Some(T::tensor(self.to_bias, bias.shape())?),
+        ))
+    }
+}
+
+/// The input gradient of the pixels whose padded row and column leave one remainder by the stride.
+struct InputPlan {
+    plan: Plan,
+    /// The first such pixel: row and column.
+    first: (usize, usize),
+}
+
+struct InputStep<T> {
+    of: InputPlan,
+    layout: Layout,
+    /// Packed weights, group by group.
+    weights: Vec<Vec<T>>,
+}
+
+/// What a thread keeps for an [`InputStep`].
+struct InputCanvas<T: Real> {
+    canvas: Scratch<T>,
+    results: Scratch<T>,
+}
+
+impl<T: Vectors> InputCanvas<T> {
+    fn new(step: &InputStep<T>) -> Self {
+        let results = Scratch::zeros(tile_rows::<T>() * step.layout.result_row());
+        Self { canvas: Scratch::zeros(step.layout.len(&step.of.plan)), results }
+    }
+}
+
+/// Spreads image `i`'s output gradients over the positions of a canvas, which are 0 elsewhere.
+fn spread<T: Real>(layout: &Layout, i: usize, plain: &[T], width: usize, gradients: &mut [T]) {
+    let height = plain.len() / width / (gradients.len() / layout.result_row());
+    for (o, plain) in plain.chunks_exact(height * width).enumerate() {
+        for (y, row) in plain.chunks_exact(width).enumerate() {
+            gradients[o * layout.result_row() + layout.at(i, y)..][..width].copy_from_slice(row);
         }
     }
 }
 
+/// What becomes of the results of one output channel of one image.
+trait Finish<T>: Sync {
+    /// Writes `out` from the results, whose rows begin every `row` elements.
+    fn put(&self, channel: usize, image: usize, results: &[T], row: usize, out: &mut [T]);
+}
+
+/// Adds the bias and applies the activation.
+struct Activate<'a, T> {
+    bias: &'a [T],
+    activation: Activation,
+    width: usize,
+}
+
+impl<T: Real> Finish<T> for Activate<'_, T> {
+    fn put(&self, channel: usize, _: usize, results: &[T], row: usize, out: &mut [T]) {
+        activate(results, row, self.bias[channel], self.activation, self.width, out);
+    }
+}
+
 vectorized! {
-    /// Adds each channel's bias and applies the activation.
-    fn finish<T: Real>(out: &mut [T], bias: &[T], activation: Activation) {
-        let plane = out.len() / bias.len();
-        for (out, &b) in out.chunks_exact_mut(plane).zip(bias) {
+    fn activate<T: Real>(results: &[T], row: usize, bias: T, activation: Activation, width: usize, out: &mut [T]) {
+        for (y, out) in out.chunks_exact_mut(width).enumerate() {
+            let results = &results[y * row..][..width];
             match activation {
-                Activation::Identity => out.iter_mut().for_each(|v| *v += b),
-                Activation::Relu => out.iter_mut().for_each(|v| *v = relu(*v + b)),
+                Activation::Identity => out.iter_mut().zip(results).for_each(|(o, &v)| *o = v + bias),
+                Activation::Relu => out.iter_mut().zip(results).for_each(|(o, &v)| *o = relu(v + bias)),
             }
         }
     }
@@ -380,13 +590,6 @@ vectorized! {
     }
 }
 
-/// One thread's part of the batch.
-struct Piece<'a, T> {
-    x: &'a [T],
-    res: &'a [T],
-    grad: &'a [T],
-}
-
 struct Conv2d(Geometry);
 
 impl CustomOp3 for Conv2d {
@@ -397,19 +600,21 @@ impl CustomOp3 for Conv2d {
     fn cpu_fwd(
         &self,
         x: &CpuStorage,
-        x_layout: &Layout,
+        x_layout: &TensorLayout,
         weight: &CpuStorage,
-        weight_layout: &Layout,
+        weight_layout: &TensorLayout,
         bias: &CpuStorage,
-        bias_layout: &Layout,
+        bias_layout: &TensorLayout,
     ) -> Result<(CpuStorage, Shape)> {
         let g = &self.0;
         with_real!(x.dtype(), self.name(), T => {
             let x = contiguous(self.name(), <T as Real>::slice(x)?, x_layout)?;
             let weight = contiguous(self.name(), <T as Real>::slice(weight)?, weight_layout)?;
             let bias = contiguous(self.name(), <T as Real>::slice(bias)?, bias_layout)?;
-            let shape = Shape::from((g.batch, g.outputs, g.out_height, g.out_width));
-            Ok((T::storage(g.forward(x, weight, bias)), shape))
+            let mut out = vec![<T as Real>::ZERO; g.batch * g.result()];
+            let finish = Activate { bias, activation: g.config.activation, width: g.out_width };
+            g.forward(x, weight, &mut out, finish);
+            Ok((T::storage(out), Shape::from((g.batch, g.outputs, g.out_height, g.out_width))))
         })
     }
 
@@ -421,19 +626,25 @@ impl CustomOp3 for Conv2d {
         res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let op = self.name();
+        let (op, g) = (self.name(), &self.0);
         with_real!(x.dtype(), op, T => {
-            let (to_x, to_weight, to_bias) = with_slice::<T, _>(op, x, |xs| {
+            let gradients = with_slice::<T, _>(op, x, |xs| {
                 with_slice::<T, _>(op, weight, |weight| {
                     with_slice::<T, _>(op, res, |res| {
                         with_slice::<T, _>(op, grad, |grad| {
-                            Ok(self.0.backward(xs, weight, res, grad, x.track_op()))
+                            Ok(g.backward(xs, weight, x.track_op(), |image, out| {
+                                let at = image * g.result();
+                                let grad = &grad[at..][..g.result()];
+                                match g.config.activation {
+                                    Activation::Identity => out.copy_from_slice(grad),
+                                    Activation::Relu => map2_into(out, grad, &res[at..][..g.result()], relu_mask),
+                                }
+                            }))
                         })
                     })
                 })
             })?;
-            let to_x = to_x.map(|values| T::tensor(values, x.shape())).transpose()?;
-            Ok((to_x, Some(T::tensor(to_weight, weight.shape())?), Some(T::tensor(to_bias, bias.shape())?)))
+            gradients.tensors(x, weight, bias)
         })
     }
 }

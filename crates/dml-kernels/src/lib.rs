@@ -29,12 +29,14 @@ mod normalize;
 mod pool2d;
 mod real;
 mod residual;
+mod scratch;
 mod separable;
+mod simd;
 mod softplus;
 
 pub use adamw::{AdamW, adamw_step};
 pub use batch_norm::{BatchNormConfig, BatchNormMode, Running, batch_norm1d, batch_norm2d};
-pub use conv2d::{Conv2dConfig, conv2d};
+pub use conv2d::{Conv2dConfig, conv2d, conv2d_max_pool2d};
 pub use layer_norm::layer_norm;
 pub use linear::{Activation, linear};
 pub use matmul::matmul;

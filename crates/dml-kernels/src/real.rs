@@ -38,6 +38,8 @@ pub trait Real:
     fn is_nan(self) -> bool;
     /// The nearest value to an f64.
     fn from_f64(value: f64) -> Self;
+    /// A small whole number as a byte.
+    fn to_small(self) -> u8;
     /// eˣ; NaN for NaN, 0 below the smallest normal number.
     fn exp_fast(self) -> Self;
     /// log(1 + t) for t in `[0, 1]`.
@@ -81,6 +83,10 @@ macro_rules! plain_arithmetic {
         #[inline(always)]
         fn from_f64(value: f64) -> Self {
             value as $t
+        }
+        #[inline(always)]
+        fn to_small(self) -> u8 {
+            self as u8
         }
         fn slice(storage: &CpuStorage) -> Result<&[Self]> {
             match storage {
