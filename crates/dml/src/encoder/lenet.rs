@@ -1,7 +1,7 @@
 //! LeNet-5's plan with ReLU and maximum pooling in place of tanh and averages (LeCun et al. 1998 \[lecun1998\]).
 
 use candle_core::{DType, Device, Tensor, Var};
-use dml_kernels::{Activation, Conv2dConfig, conv2d, linear, max_pool2d};
+use dml_kernels::{Activation, Conv2dConfig, conv2d_max_pool2d, linear};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde::{Deserialize, Serialize};
 
@@ -94,8 +94,8 @@ impl Encoder for LeNet {
         let [conv1, conv2, fc1, fc2, fc3] = &self.layers;
         let valid = Conv2dConfig { activation: Activation::Relu, ..Default::default() };
         let same = Conv2dConfig { padding: 2, ..valid };
-        let x = max_pool2d(&conv2d(images, &conv1.0, Some(&conv1.1), same)?, 2, 2, 0)?;
-        let x = max_pool2d(&conv2d(&x, &conv2.0, Some(&conv2.1), valid)?, 2, 2, 0)?;
+        let x = conv2d_max_pool2d(images, &conv1.0, Some(&conv1.1), same)?;
+        let x = conv2d_max_pool2d(&x, &conv2.0, Some(&conv2.1), valid)?;
         let x = linear(&x.flatten_from(1)?, &fc1.0, Some(&fc1.1), Activation::Relu)?;
         let x = linear(&x, &fc2.0, Some(&fc2.1), Activation::Relu)?;
         Ok(linear(&x, &fc3.0, Some(&fc3.1), Activation::Identity)?)

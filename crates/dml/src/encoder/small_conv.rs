@@ -1,7 +1,7 @@
 //! Two convolutions with pooling and two linear layers: enough for digits, and fast on two cores.
 
 use candle_core::{DType, Device, Tensor, Var};
-use dml_kernels::{Activation, Conv2dConfig, conv2d, linear, max_pool2d};
+use dml_kernels::{Activation, Conv2dConfig, conv2d_max_pool2d, linear};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde::{Deserialize, Serialize};
 
@@ -79,8 +79,8 @@ impl Encoder for SmallConv {
         }
         let [conv1, conv2, hidden, out] = &self.layers;
         let config = Conv2dConfig { padding: 1, activation: Activation::Relu, ..Default::default() };
-        let x = max_pool2d(&conv2d(images, &conv1.0, Some(&conv1.1), config)?, 2, 2, 0)?;
-        let x = max_pool2d(&conv2d(&x, &conv2.0, Some(&conv2.1), config)?, 2, 2, 0)?;
+        let x = conv2d_max_pool2d(images, &conv1.0, Some(&conv1.1), config)?;
+        let x = conv2d_max_pool2d(&x, &conv2.0, Some(&conv2.1), config)?;
         let x = linear(&x.flatten_from(1)?, &hidden.0, Some(&hidden.1), Activation::Relu)?;
         Ok(linear(&x, &out.0, Some(&out.1), Activation::Identity)?)
     }
