@@ -11,7 +11,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout as TensorLayout, Result, Shape, 
 use rayon::prelude::*;
 
 use crate::cpu::{contiguous, lane_sum, map2_into, threads, vectorized, with_slice};
-use crate::linear::{Activation, relu, relu_mask};
+use crate::linear::{Activation, rectify, relu, relu_mask};
 use crate::real::{Real, on_cpu, with_real};
 use crate::scratch::Scratch;
 use crate::simd::Vectors;
@@ -284,9 +284,15 @@ impl Geometry {
         plans
     }
 
-    /// Outputs; `finish(output channel, image of the batch, results, where a row begins among them, bias)` puts a
-    /// channel's results where they belong.
-    fn forward<T: Vectors>(&self, x: &[T], weight: &[T], out: &mut [T], finish: impl Finish<T>) {
+    /// Outputs, and a byte for each where `notes` is given; `finish` makes them of a channel's results.
+    fn forward<T: Vectors>(
+        &self,
+        x: &[T],
+        weight: &[T],
+        out: &mut [T],
+        notes: Option<&mut [u8]>,
+        finish: impl Finish<T>,
+    ) {
         if out.is_empty() {
             return;
         }
@@ -300,12 +306,18 @@ impl Geometry {
         let out_image = out.len() / self.batch;
         let out_channel = out_image / self.outputs;
         let piece = self.piece();
-        out.par_chunks_mut(piece * out_image).enumerate().for_each(|(at, out)| {
+        let pieces = out.len().div_ceil(piece * out_image);
+        let notes: Vec<Option<&mut [u8]>> = match notes {
+            Some(notes) => notes.chunks_mut(piece * out_image).map(Some).collect(),
+            None => (0..pieces).map(|_| None).collect(),
+        };
+        out.par_chunks_mut(piece * out_image).zip(notes).enumerate().for_each(|(at, (out, mut notes))| {
             let mut canvas = Scratch::<T>::zeros(layout.len(&plan));
             let mut results = Scratch::<T>::zeros(rows * layout.result_row());
             let x = x[at * piece * self.image()..].chunks(layout.images * self.image());
             for (batch, (out, x)) in out.chunks_mut(layout.images * out_image).zip(x).enumerate() {
-                let first_image = at * piece + batch * layout.images;
+                let mut notes =
+                    notes.as_deref_mut().map(|notes| &mut notes[batch * layout.images * out_image..]);
                 for (g, packed) in packed.iter().enumerate() {
                     for (i, image) in x.chunks_exact(self.image()).take(out.len() / out_image).enumerate() {
                         plan.fill(&layout, i, &image[g * self.group_image()..], &mut canvas);
@@ -317,9 +329,18 @@ impl Geometry {
                         for (r, results) in results.chunks_exact(row).take(m).enumerate() {
                             let channel = g * outputs + tile * rows + r;
                             for (i, out) in out.chunks_exact_mut(out_image).enumerate() {
-                                let out = &mut out[channel * out_channel..][..out_channel];
-                                let first = layout.at(i, 0);
-                                finish.put(channel, first_image + i, &results[first..], layout.row, out);
+                                let part = channel * out_channel..(channel + 1) * out_channel;
+                                let notes = notes
+                                    .as_deref_mut()
+                                    .map(|notes| &mut notes[i * out_image..][part.clone()]);
+                                let results = &results[layout.at(i, 0)..];
+                                finish.put(
+                                    channel,
+                                    results,
+                                    layout.row,
+                                    &mut out[part],
+                                    notes.unwrap_or_default(),
+                                );
                             }
                         }
                     }
@@ -552,8 +573,8 @@ fn spread<T: Real>(layout: &Layout, i: usize, plain: &[T], width: usize, gradien
 
 /// What becomes of the results of one output channel of one image.
 trait Finish<T>: Sync {
-    /// Writes `out` from the results, whose rows begin every `row` elements.
-    fn put(&self, channel: usize, image: usize, results: &[T], row: usize, out: &mut [T]);
+    /// Writes `out`, and `notes` where there are any, from the results, whose rows begin every `row` elements.
+    fn put(&self, channel: usize, results: &[T], row: usize, out: &mut [T], notes: &mut [u8]);
 }
 
 /// Adds the bias and applies the activation.
@@ -564,7 +585,7 @@ struct Activate<'a, T> {
 }
 
 impl<T: Real> Finish<T> for Activate<'_, T> {
-    fn put(&self, channel: usize, _: usize, results: &[T], row: usize, out: &mut [T]) {
+    fn put(&self, channel: usize, results: &[T], row: usize, out: &mut [T], _: &mut [u8]) {
         activate(results, row, self.bias[channel], self.activation, self.width, out);
     }
 }
@@ -613,7 +634,7 @@ impl CustomOp3 for Conv2d {
             let bias = contiguous(self.name(), <T as Real>::slice(bias)?, bias_layout)?;
             let mut out = vec![<T as Real>::ZERO; g.batch * g.result()];
             let finish = Activate { bias, activation: g.config.activation, width: g.out_width };
-            g.forward(x, weight, &mut out, finish);
+            g.forward(x, weight, &mut out, None, finish);
             Ok((T::storage(out), Shape::from((g.batch, g.outputs, g.out_height, g.out_width))))
         })
     }

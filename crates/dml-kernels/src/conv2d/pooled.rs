@@ -64,44 +64,52 @@ struct Maxima<'a, T> {
 }
 
 impl<T: Real> Finish<T> for Maxima<'_, T> {
-    fn put(&self, channel: usize, _: usize, results: &[T], row: usize, out: &mut [T]) {
-        let (maxima, choices) = out.split_at_mut(out.len() / 2);
-        maxima_of_windows(results, row, self.bias[channel], self.activation, self.width, maxima, choices);
+    fn put(&self, channel: usize, results: &[T], row: usize, maxima: &mut [T], choices: &mut [u8]) {
+        maxima_of_windows(results, row, self.bias[channel], self.width, maxima, choices);
+        if self.activation == Activation::Relu {
+            rectify(maxima);
+        }
     }
 }
+
+/// Columns of windows that are worked on at once: a few vectors, which stay in registers or close by.
+const COLUMNS: usize = 32;
 
 vectorized! {
     fn maxima_of_windows<T: Real>(
         results: &[T],
         row: usize,
         bias: T,
-        activation: Activation,
         width: usize,
         maxima: &mut [T],
-        choices: &mut [T],
+        choices: &mut [u8],
     ) {
         let (one, two) = (T::ONE, T::ONE + T::ONE);
+        let mut larger = [T::ZERO; 2 * COLUMNS];
+        let mut places = [T::ZERO; 2 * COLUMNS];
         for (y, (maxima, choices)) in maxima.chunks_exact_mut(width).zip(choices.chunks_exact_mut(width)).enumerate() {
-            let top = &results[2 * y * row..][..2 * width];
-            let bottom = &results[(2 * y + 1) * row..][..2 * width];
-            let pixels = top.chunks_exact(2).zip(bottom.chunks_exact(2));
-            for ((max, choice), (t, b)) in maxima.iter_mut().zip(choices).zip(pixels) {
-                let (upper, upper_at) = later(t[0], T::ZERO, t[1], one);
-                let (lower, lower_at) = later(b[0], two, b[1], two + one);
-                let (value, at) = later(upper, upper_at, lower, lower_at);
-                let value = value + bias;
-                *max = if activation == Activation::Relu { relu(value) } else { value };
-                *choice = at;
+            let parts = maxima.chunks_mut(COLUMNS).zip(choices.chunks_mut(COLUMNS)).enumerate();
+            for (part, (maxima, choices)) in parts {
+                let count = 2 * maxima.len();
+                let top = &results[2 * y * row + 2 * COLUMNS * part..][..count];
+                let bottom = &results[(2 * y + 1) * row + 2 * COLUMNS * part..][..count];
+                // The lower pixel of each column where it is larger or NaN.
+                let columns = larger.iter_mut().zip(&mut places).zip(top.iter().zip(bottom));
+                for ((larger, place), (&t, &b)) in columns {
+                    let takes = (b > t) | b.is_nan();
+                    *larger = if takes { b } else { t };
+                    *place = if takes { two } else { T::ZERO };
+                }
+                // The right column where it is larger or NaN, or has as much in an earlier row.
+                let pairs = larger[..count].chunks_exact(2).zip(places[..count].chunks_exact(2));
+                for (((max, choice), v), at) in maxima.iter_mut().zip(choices).zip(pairs.clone().map(|p| p.0)).zip(pairs.map(|p| p.1)) {
+                    let takes = (v[1] > v[0]) | v[1].is_nan() | ((v[1] == v[0]) & (at[1] < at[0]));
+                    *max = (if takes { v[1] } else { v[0] }) + bias;
+                    *choice = (if takes { at[1] + one } else { at[0] }).to_small();
+                }
             }
         }
     }
-}
-
-/// The later of two values where it is larger or NaN, else the former, with its place.
-#[inline(always)]
-fn later<T: Real>(a: T, a_at: T, b: T, b_at: T) -> (T, T) {
-    let takes = (b > a) | (b.is_nan() & !a.is_nan());
-    (if takes { b } else { a }, if takes { b_at } else { a_at })
 }
 
 impl Geometry {
@@ -116,18 +124,10 @@ impl Geometry {
 
     /// Maxima and choices.
     fn forward_pooled<T: Vectors>(&self, x: &[T], weight: &[T], bias: &[T]) -> (Vec<T>, Vec<u8>) {
-        let plane = self.pooled_plane();
-        let count = self.batch * self.outputs * plane;
-        // A channel's maxima and their choices side by side, then taken apart.
-        let mut both = Scratch::<T>::zeros(2 * count);
+        let count = self.batch * self.outputs * self.pooled_plane();
+        let (mut maxima, mut choices) = (vec![T::ZERO; count], vec![0; count]);
         let finish = Maxima { bias, activation: self.config.activation, width: self.pooled_size().1 };
-        self.forward(x, weight, &mut both, finish);
-        let mut maxima = vec![T::ZERO; count];
-        let mut choices = vec![0; count];
-        let unit = plane * self.outputs * self.piece();
-        let parts =
-            maxima.par_chunks_mut(unit).zip(choices.par_chunks_mut(unit)).zip(both.par_chunks(2 * unit));
-        parts.for_each(|((maxima, choices), both)| take_apart(both, plane, maxima, choices));
+        self.forward(x, weight, &mut maxima, Some(&mut choices), finish);
         (maxima, choices)
     }
 
@@ -160,16 +160,6 @@ impl Geometry {
                 }
             }
         })
-    }
-}
-
-vectorized! {
-    fn take_apart<T: Real>(both: &[T], plane: usize, maxima: &mut [T], choices: &mut [u8]) {
-        let parts = maxima.chunks_exact_mut(plane).zip(choices.chunks_exact_mut(plane));
-        for ((maxima, choices), both) in parts.zip(both.chunks_exact(2 * plane)) {
-            maxima.copy_from_slice(&both[..plane]);
-            choices.iter_mut().zip(&both[plane..]).for_each(|(choice, &at)| *choice = at.to_small());
-        }
     }
 }
 
