@@ -38,8 +38,8 @@ pub trait Real:
     fn is_nan(self) -> bool;
     /// The nearest value to an f64.
     fn from_f64(value: f64) -> Self;
-    /// A small whole number as a byte.
-    fn to_small(self) -> u8;
+    /// A whole number from 0 to 255 as a byte.
+    fn to_byte(self) -> u8;
     /// eˣ; NaN for NaN, 0 below the smallest normal number.
     fn exp_fast(self) -> Self;
     /// log(1 + t) for t in `[0, 1]`.
@@ -85,8 +85,10 @@ macro_rules! plain_arithmetic {
             value as $t
         }
         #[inline(always)]
-        fn to_small(self) -> u8 {
-            self as u8
+        fn to_byte(self) -> u8 {
+            // Adding the number from which on only whole ones exist puts it into the low bits; a cast that saturates
+            // does not vectorize.
+            (self + (1u64 << ($t::MANTISSA_DIGITS - 1)) as $t).to_bits() as u8
         }
         fn slice(storage: &CpuStorage) -> Result<&[Self]> {
             match storage {
@@ -199,6 +201,13 @@ pub(crate) fn on_cpu(x: &Tensor) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_numbers_fit_bytes() {
+        for byte in 0..=255u8 {
+            assert_eq!((f32::from(byte).to_byte(), f64::from(byte).to_byte()), (byte, byte));
+        }
+    }
 
     /// Roundings of the result; the polynomials are exact to a fraction of one.
     const ULPS: f32 = 3.0;

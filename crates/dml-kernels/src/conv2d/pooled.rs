@@ -105,7 +105,7 @@ vectorized! {
                 for (((max, choice), v), at) in maxima.iter_mut().zip(choices).zip(pairs.clone().map(|p| p.0)).zip(pairs.map(|p| p.1)) {
                     let takes = (v[1] > v[0]) | v[1].is_nan() | ((v[1] == v[0]) & (at[1] < at[0]));
                     *max = (if takes { v[1] } else { v[0] }) + bias;
-                    *choice = (if takes { at[1] + one } else { at[0] }).to_small();
+                    *choice = (if takes { at[1] + one } else { at[0] }).to_byte();
                 }
             }
         }
