@@ -21,6 +21,7 @@
 mod adamw;
 mod batch_norm;
 mod conv2d;
+mod convex_network;
 mod cpu;
 mod dispatch;
 mod hardest;
@@ -34,10 +35,12 @@ mod residual;
 mod rows;
 mod separable;
 mod softplus;
+mod variadic;
 
 pub use adamw::{AdamW, adamw_step};
 pub use batch_norm::{BatchNormConfig, BatchNormMode, Running, batch_norm1d, batch_norm2d};
 pub use conv2d::{Conv2dConfig, conv2d};
+pub use convex_network::{ConvexActivation, ConvexNetwork, convex_network};
 pub use dispatch::natively;
 pub use hardest::{Classes, Closer, Hardest, hardest};
 pub use layer_norm::layer_norm;
