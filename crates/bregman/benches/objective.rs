@@ -16,6 +16,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
+    dml_kernels::settle_threads();
     divan::main();
 }
 

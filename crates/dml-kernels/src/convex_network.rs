@@ -142,7 +142,7 @@ enum Kept {
 }
 
 /// The parameters ready for use, the pass over the pivot, and that over the rows where it is kept.
-struct Everything<T> {
+struct Everything<T: Real> {
     network: Network<T>,
     pivot: Pivot<T>,
     blocks: Vec<Block<T>>,

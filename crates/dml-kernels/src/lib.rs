@@ -20,6 +20,7 @@
 
 mod adamw;
 mod batch_norm;
+mod buffer;
 mod conv2d;
 mod convex_network;
 mod cpu;
@@ -38,6 +39,7 @@ mod residual;
 mod rows;
 mod separable;
 mod softplus;
+mod threads;
 mod variadic;
 
 pub use adamw::{AdamW, adamw_step};
@@ -57,3 +59,4 @@ pub use reduce::{add_row, row_dot, sum_leading};
 pub use residual::add_relu;
 pub use separable::separable_units;
 pub use softplus::{sigmoid, softplus, softplus_increment};
+pub use threads::settle_threads;

@@ -13,6 +13,7 @@
 use super::ConvexActivation;
 use super::forward::{Block, Network, Pivot, product, transposed_product};
 use super::unit::curvature_of;
+use crate::buffer::Buffer;
 use crate::cpu::{Matrix, gemm, vectorized};
 use crate::real::Real;
 use crate::softplus::sigmoid_of;
@@ -73,11 +74,11 @@ impl<T: Real> Gradients<T> {
         let (rows, d, layers) = (on_value.len(), network.d, network.layers());
         let q = Matrix::new(on_grad, rows, d);
         let shift = Matrix::new(&block.shift, rows, d);
-        let mut up: Vec<Vec<T>> = Vec::with_capacity(layers); // u̇_l
-        let mut carried: Vec<T> = Vec::new(); // s′_{l−1}∘u̇_{l−1}
+        let mut up: Vec<Buffer<T>> = Vec::with_capacity(layers); // u̇_l
+        let mut carried: Buffer<T> = Buffer::stale(0); // s′_{l−1}∘u̇_{l−1}
         for l in 0..layers {
             let k = network.widths[l];
-            let mut u = vec![T::ZERO; rows * k];
+            let mut u = Buffer::stale(rows * k);
             gemm(&mut u, q, network.input(l).t(), false, false);
             if l > 0 {
                 let below = network.widths[l - 1];
@@ -86,15 +87,14 @@ impl<T: Real> Gradients<T> {
                 gemm(&mut self.hidden[l - 1], above, Matrix::new(&carried, rows, below), true, false);
             }
             if l + 1 < layers {
-                carried.clear();
-                carried.resize(rows * k, T::ZERO);
+                carried = Buffer::stale(rows * k);
                 carry(&mut carried, &u, &block.slope[l]);
             }
             turns(&u, &block.slope[l], &pivot.slope[l], &mut self.up[l], &mut self.turn[l]);
             up.push(u);
         }
         set_shifts(to_x, &block.shift, on_value, on_grad, network.curvature, &mut self.shift);
-        let mut above: Vec<T> = Vec::new(); // δ̇_{l+1}
+        let mut above: Buffer<T> = Buffer::stale(0); // δ̇_{l+1}
         for (l, mut delta) in up.into_iter().enumerate().rev() {
             let k = network.widths[l];
             let sums = Sums { delta: &mut self.delta[l], below: &mut self.below[l], rise: &mut self.rise[l] };
@@ -106,7 +106,7 @@ impl<T: Real> Gradients<T> {
                 on_value,
             };
             if l + 1 < layers {
-                let mut e = vec![T::ZERO; rows * k];
+                let mut e = Buffer::stale(rows * k);
                 gemm(
                     &mut e,
                     Matrix::new(&above, rows, network.widths[l + 1]),

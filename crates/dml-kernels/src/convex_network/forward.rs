@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::unit::{Shared, part_of, slope_of, units, value_of};
 use super::{ConvexActivation, Op, values};
+use crate::buffer::Buffer;
 use crate::cpu::{Matrix, gemm, map, vectorized};
 use crate::real::Real;
 use crate::softplus::softplus_of;
@@ -158,17 +159,17 @@ vectorized! {
 }
 
 /// What a block of rows leaves behind, `[rows, k_l]` a layer.
-pub(crate) struct Block<T> {
+pub(crate) struct Block<T: Real> {
     /// x̃, `[rows, d]`.
-    pub shift: Vec<T>,
+    pub shift: Buffer<T>,
     /// r_l.
-    pub rise: Vec<Vec<T>>,
+    pub rise: Vec<Buffer<T>>,
     /// s′(z_l).
-    pub slope: Vec<Vec<T>>,
+    pub slope: Vec<Buffer<T>>,
     /// u_l.
-    pub upstream: Vec<Vec<T>>,
+    pub upstream: Vec<Buffer<T>>,
     /// a_l, for all layers but the last.
-    pub adjoint: Vec<Vec<T>>,
+    pub adjoint: Vec<Buffer<T>>,
 }
 
 impl<T: Real> Block<T> {
@@ -181,31 +182,31 @@ impl<T: Real> Block<T> {
         grad: &mut [T],
     ) -> Self {
         let (rows, d, layers) = (value.len(), network.d, network.layers());
-        let mut shift = vec![T::ZERO; x.len()];
+        let mut shift = Buffer::stale(x.len());
         shift_and_square(&mut shift, x, &pivot.at, network.curvature, value);
         let of_shift = Matrix::new(&shift, rows, d);
-        let (mut rise, mut slope): (Vec<Vec<T>>, Vec<Vec<T>>) = (Vec::new(), Vec::new());
+        let (mut rise, mut slope): (Vec<Buffer<T>>, Vec<Buffer<T>>) = (Vec::new(), Vec::new());
         for l in 0..layers {
             let k = network.widths[l];
-            let mut delta = vec![T::ZERO; rows * k];
+            let mut delta = Buffer::stale(rows * k);
             gemm(&mut delta, of_shift, network.input(l).t(), false, false);
             if l > 0 {
                 let below = Matrix::new(&rise[l - 1], rows, network.widths[l - 1]);
                 gemm(&mut delta, below, network.hidden(l).t(), true, false);
             }
-            let mut slopes = vec![T::ZERO; rows * k];
+            let mut slopes = Buffer::stale(rows * k);
             units(network.activation, &pivot.shared(l), &mut delta, &mut slopes, value);
             rise.push(delta);
             slope.push(slopes);
         }
-        let mut upstream = vec![Vec::new(); layers];
-        let mut adjoint = vec![Vec::new(); layers - 1];
-        grad.iter_mut().zip(&shift).for_each(|(g, &x)| *g = network.curvature * x);
+        let mut upstream: Vec<Buffer<T>> = (0..layers).map(|_| Buffer::stale(0)).collect();
+        let mut adjoint: Vec<Buffer<T>> = (1..layers).map(|_| Buffer::stale(0)).collect();
+        grad.iter_mut().zip(&*shift).for_each(|(g, &x)| *g = network.curvature * x);
         for l in (0..layers).rev() {
             let k = network.widths[l];
-            let mut u = vec![T::ZERO; rows * k];
+            let mut u = Buffer::stale(rows * k);
             if l + 1 < layers {
-                let mut a = vec![T::ZERO; rows * k];
+                let mut a = Buffer::stale(rows * k);
                 let above = Matrix::new(&upstream[l + 1], rows, network.widths[l + 1]);
                 gemm(&mut a, above, network.hidden(l + 1), false, false);
                 flow(&mut u, &slope[l], &a, &pivot.slope[l], &pivot.weight[l]);
