@@ -104,7 +104,7 @@ pub(crate) fn check_finite(
 ) -> Result<()> {
     match first_not_finite(values)? {
         None => Ok(()),
-        Some(at) => {
+        Some((at, _)) => {
             let width: usize = values.dims().iter().skip(1).product();
             Err(Error::NotFinite { op, arg, what, row: at / width.max(1) })
         }
