@@ -6,7 +6,10 @@ mod common;
 
 use candle_core::{DType, Device, Tensor, Var};
 use common::{assert_close, assert_gradients, normal, weigh};
-use dml_kernels::{Classes, Closer, Hardest, hardest, natively};
+use dml_kernels::{
+    Classes, Closer, Hardest, add_row, hardest, l2_normalize, masked_row_log_sum_exp, masked_row_max,
+    masked_row_min, natively, row_dot, row_top_k, sigmoid, softplus, sum_leading,
+};
 use proptest::prelude::*;
 
 /// Distinct entries, far enough apart that a difference step changes no order, in no order: `[n, m]`.
@@ -78,6 +81,98 @@ proptest! {
         let (ours, theirs) = (loss(found)?.backward()?, loss(theirs)?.backward()?);
         assert_close("gradient", ours.get(&x).unwrap(), theirs.get(&x).unwrap(), 1e-14);
     }
+}
+
+/// A random mask, with a row that keeps nothing among several.
+fn mask(seed: u64, n: usize, m: usize) -> Tensor {
+    let mask = normal(seed, (n, m)).gt(0.0).unwrap();
+    let rows = Tensor::from_vec((0..n).map(|i| u8::from(i != 1)).collect(), (n, 1), &Device::Cpu).unwrap();
+    (mask * rows.broadcast_as((n, m)).unwrap()).unwrap()
+}
+
+/// Runs `f` on the kernels and on candle's operations: values and gradients of `vars` agree, and with differences.
+fn assert_both(what: &str, vars: &[&Var], f: impl Fn() -> candle_core::Result<Tensor>) {
+    let (ours, theirs) = (f().unwrap(), natively(&f).unwrap());
+    assert_close(what, &ours, &theirs, 1e-12);
+    let (ours, theirs) =
+        (weigh(&ours).unwrap().backward().unwrap(), weigh(&theirs).unwrap().backward().unwrap());
+    for var in vars {
+        assert_close(what, ours.get(var).unwrap(), theirs.get(var).unwrap(), 1e-12);
+    }
+    assert_gradients(what, vars, || weigh(&f()?));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn masked_extremes_and_sums(seed: u64, n in 1..6usize, m in 1..30usize) {
+        let x = Var::from_tensor(&distinct(seed, m, n))?;
+        let mask = mask(!seed, n, m);
+        for extreme in [masked_row_max, masked_row_min] {
+            let (ours, theirs) = (extreme(&x.t()?, &mask)?, natively(|| extreme(&x.t()?, &mask))?);
+            prop_assert_eq!(ours.1, theirs.1);
+            // ±∞ of an empty row has no difference.
+            assert_both("extreme", &[&x], || extreme(&x.t()?, &mask)?.0.clamp(-1e3, 1e3));
+        }
+        let finite = |t: Tensor| t.maximum(-1e3);
+        assert_both("log_sum_exp", &[&x], || finite(masked_row_log_sum_exp(&x.t()?, &mask)?));
+    }
+
+    #[test]
+    fn the_k_best(seed: u64, n in 1..6usize, m in 1..30usize, k in 0..30usize, largest: bool) {
+        let k = k.min(m);
+        let x = Var::from_tensor(&distinct(seed, m, n))?;
+        let (values, columns) = row_top_k(&x.t()?, k, largest)?;
+        let (_, theirs) = natively(|| row_top_k(&x.t()?, k, largest))?;
+        prop_assert_eq!(columns.to_vec2::<u32>()?, theirs.to_vec2::<u32>()?);
+        prop_assert_eq!(values.dims(), [n, k]);
+        if k > 0 {
+            assert_both("row_top_k", &[&x], || Ok(row_top_k(&x.t()?, k, largest)?.0));
+        }
+    }
+
+    #[test]
+    fn reductions_and_maps(seed: u64, a in 1..5usize, b in 1..5usize, k in 1..20usize) {
+        let x = Var::from_tensor(&normal(seed, (b, a, k)))?;
+        let (row, y) = (Var::from_tensor(&normal(seed ^ 1, k))?, Var::from_tensor(&normal(seed ^ 2, (k, a)))?);
+        assert_both("sum_leading", &[&x], || sum_leading(&x.transpose(0, 1)?));
+        assert_both("add_row", &[&x, &row], || add_row(&x.transpose(0, 1)?, &row));
+        assert_both("row_dot", &[&x, &y], || row_dot(&x.get(0)?, &y.t()?));
+        assert_both("softplus", &[&y], || softplus(&y.t()?));
+        assert_both("sigmoid", &[&y], || sigmoid(&y.t()?));
+        assert_both("l2_normalize", &[&y], || l2_normalize(&y.t()?));
+    }
+}
+
+#[test]
+fn sums_over_many_rows_do_not_depend_on_the_threads_and_keep_their_digits() {
+    let (n, k) = (40_000, 7);
+    let x = (normal(3, (n, k)).abs().unwrap() + 100.0).unwrap();
+    let single = x.to_dtype(DType::F32).unwrap();
+    let on = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| sum_leading(&single)).unwrap().to_vec1::<f32>().unwrap()
+    };
+    assert_eq!(on(1), on(3));
+    let exact = single.to_dtype(DType::F64).unwrap().sum(0).unwrap().to_vec1::<f64>().unwrap();
+    for (got, want) in on(2).iter().zip(exact) {
+        assert!((f64::from(*got) - want).abs() < 1e-5 * want, "{got} for {want}");
+    }
+}
+
+#[test]
+fn masks_and_counts_that_do_not_fit_are_named() {
+    let x = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+    let mask = Tensor::zeros((3, 2), DType::U8, &Device::Cpu).unwrap();
+    assert_eq!(
+        masked_row_max(&x, &mask).unwrap_err().to_string(),
+        "masked_row_max: `mask` is U8 [3, 2], expected U8 [2, 3] as `x`"
+    );
+    assert_eq!(
+        row_top_k(&x, 4, true).unwrap_err().to_string(),
+        "row_top_k: `k` is 4, expected at most the 3 columns of `x`"
+    );
 }
 
 #[test]
