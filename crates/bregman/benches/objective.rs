@@ -69,6 +69,50 @@ impl Case {
     }
 }
 
+/// Every pair through φ on its own, which is what the matrix saves.
+fn by_pairs(case: &Case) -> Result<Tensor> {
+    let (n, d) = case.x.dims2()?;
+    let wide = |t: Tensor| t.contiguous()?.reshape((n * n, d));
+    let first = wide(case.x.unsqueeze(1)?.broadcast_as((n, n, d))?)?;
+    let second = wide(case.x.unsqueeze(0)?.broadcast_as((n, n, d))?)?;
+    bregman::paired(&case.phi, &first, &second).map_err(candle_core::Error::wrap)?.reshape((n, n))
+}
+
+fn matrix_pass(case: &Case, matrix: impl Fn(&Case) -> Result<Tensor>) -> f32 {
+    let mean = matrix(case).unwrap().mean_all().unwrap();
+    assert!(mean.backward().unwrap().get(&case.x).is_some());
+    mean.to_scalar::<f32>().unwrap()
+}
+
+fn whole(case: &Case) -> Result<Tensor> {
+    all_pairs(&case.phi, &case.x, &case.x).map_err(candle_core::Error::wrap)
+}
+
+#[divan::bench_group(name = "all_pairs/icnn")]
+mod matrix {
+    use super::*;
+
+    #[divan::bench(args = SIZES)]
+    fn kernel(bencher: divan::Bencher<'_, '_>, size: Size) {
+        let case = Case::new(size);
+        bencher.bench_local(|| matrix_pass(&case, whole));
+    }
+
+    #[divan::bench(args = SIZES)]
+    fn native(bencher: divan::Bencher<'_, '_>, size: Size) {
+        let case = Case::new(size);
+        bencher.bench_local(|| natively(|| matrix_pass(&case, whole)));
+    }
+
+    #[divan::bench(args = [Size { n: 64, d: 64 }])]
+    fn pairs(bencher: divan::Bencher<'_, '_>, size: Size) {
+        let case = Case::new(size);
+        let (one, other) = (matrix_pass(&case, whole), matrix_pass(&case, by_pairs));
+        assert!((one - other).abs() <= 1e-4 * one, "{one} for {other}");
+        bencher.bench_local(|| matrix_pass(&case, by_pairs));
+    }
+}
+
 #[divan::bench_group(name = "objective/icnn-hardest-triplet")]
 mod objective {
     use super::*;

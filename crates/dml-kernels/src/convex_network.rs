@@ -19,13 +19,13 @@ mod forward;
 mod native;
 mod unit;
 
-use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
+use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cpu::{threads, with_slice};
 use crate::dispatch::on_cpu;
 use crate::real::{Real, with_real};
-use crate::variadic::{Variadic, apply};
+use crate::variadic::{Results, Variadic, apply};
 use backward::Gradients;
 use forward::{Block, Network, Pivot};
 use native::native;
@@ -192,7 +192,7 @@ impl Op {
         starts.map(blocks).collect()
     }
 
-    fn run<T: Element>(&self, args: &[Tensor]) -> Result<(Vec<(CpuStorage, Shape)>, Kept)> {
+    fn run<T: Element>(&self, args: &[Tensor]) -> Result<(Results, Kept)> {
         let network = Network::<T>::new(self, &args[1..])?;
         let pivot = Pivot::new(&network, &values(&self.pivot)?);
         let (n, d) = (self.n, self.d);
@@ -304,7 +304,7 @@ impl Variadic for Op {
     const NAME: &'static str = "convex_network";
     type Kept = Kept;
 
-    fn forward(&self, args: &[Tensor]) -> Result<(Vec<(CpuStorage, Shape)>, Kept)> {
+    fn forward(&self, args: &[Tensor]) -> Result<(Results, Kept)> {
         with_real!(args[0].dtype(), Self::NAME, T => self.run::<T>(args))
     }
 

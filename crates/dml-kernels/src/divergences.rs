@@ -354,7 +354,7 @@ impl CustomOp3 for OneSet {
                                 let [mut to_shift, mut to_grad, mut to_rows, to_cols] = product.backward(res, on);
                                 add_scaled(&mut to_shift, g, &to_cols, d);
                                 add_scaled(&mut to_grad, x, &to_cols, d);
-                                to_rows.iter_mut().zip(&to_cols).for_each(|(r, &c)| *r = *r - c);
+                                to_rows.iter_mut().zip(&to_cols).for_each(|(r, &c)| *r -= c);
                                 Ok([to_shift, to_grad, to_rows])
                             })
                         })

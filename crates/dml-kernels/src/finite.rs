@@ -28,14 +28,17 @@ pub fn first_not_finite(x: &Tensor) -> Result<Option<(usize, f64)>> {
     let dtype = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
     let x = x.detach().to_device(&Device::Cpu)?.to_dtype(dtype)?;
     with_real!(dtype, "first_not_finite", T => {
-        with_slice::<T, _>("first_not_finite", &x, |x| Ok(find(x).map(|at| (at, f64::from(x[at])))))
+        with_slice::<T, _>("first_not_finite", &x, |x| {
+            #[allow(clippy::useless_conversion, reason = "of f64 it is none")]
+            Ok(find(x).map(|at| (at, f64::from(x[at]))))
+        })
     })
 }
 
 fn find<T: Real>(x: &[T]) -> Option<usize> {
     const BLOCK: usize = 4096;
     let block = x.chunks(BLOCK).position(|block| !all_finite(block))?;
-    let at = x[block * BLOCK..].iter().position(|&v| v - v != T::ZERO)?;
+    let at = x[block * BLOCK..].iter().position(|&v| v * T::ZERO != T::ZERO)?;
     Some(block * BLOCK + at)
 }
 
@@ -43,7 +46,7 @@ vectorized! {
     fn all_finite<T: Real>(x: &[T]) -> bool {
         let mut fine = true;
         for &v in x {
-            fine &= v - v == T::ZERO;
+            fine &= v * T::ZERO == T::ZERO; // not of NaN and infinity
         }
         fine
     }

@@ -77,6 +77,7 @@ pub fn squared_norm<'a>(gradients: impl IntoIterator<Item = &'a Tensor>) -> Resu
             with_real!(g.dtype(), "squared_norm", T => with_slice::<T, _>("squared_norm", g, |g| {
                 let mut sums = vec![<T as Real>::ZERO; g.len().div_ceil(BLOCK)];
                 squares(&mut sums, g);
+                #[allow(clippy::useless_conversion, reason = "of f64 it is none")]
                 Ok(sums.into_iter().map(f64::from).sum::<f64>())
             }))?
         } else {
@@ -93,7 +94,7 @@ pub fn squared_norm<'a>(gradients: impl IntoIterator<Item = &'a Tensor>) -> Resu
 /// # Errors
 /// When `largest` is not above 0.
 pub fn clipping_scale(squared_norm: f64, largest: f64) -> Result<f64> {
-    if !(largest > 0.0) {
+    if largest.is_nan() || largest <= 0.0 {
         bail!("clipping_scale: `largest` is {largest}, expected a number > 0");
     }
     Ok((largest / (squared_norm.sqrt() + 1e-6)).min(1.0))

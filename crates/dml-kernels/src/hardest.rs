@@ -121,14 +121,14 @@ vectorized! {
             let rest = row_chunks.remainder().iter().zip(column_chunks.remainder());
             for (&v, &c) in rest {
                 let v = v * sign;
-                numbers &= v == v;
+                numbers &= !v.is_nan();
                 if c == class { far = far.max(v) } else { near = near.max(-v) }
             }
             for (row, columns) in row_chunks.zip(column_chunks) {
                 let mut ordered = true;
                 for l in 0..16 {
                     let v = row[l] * sign;
-                    ordered &= v == v;
+                    ordered &= !v.is_nan();
                     let same = columns[l] == class;
                     let (p, n) = if same { (v, T::NEG_INFINITY) } else { (T::NEG_INFINITY, -v) };
                     fars[l] = if p > fars[l] { p } else { fars[l] };

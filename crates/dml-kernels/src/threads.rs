@@ -15,10 +15,7 @@
 /// one; give such threads a pool of their own.
 ///
 /// ```no_run
-/// fn main() {
-///     dml_kernels::settle_threads();
-///     // … train …
-/// }
+/// dml_kernels::settle_threads(); // the first line of `main`
 /// ```
 pub fn settle_threads() -> bool {
     const VARIABLE: &str = "CANDLE_NUM_THREADS";

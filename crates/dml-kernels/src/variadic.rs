@@ -11,6 +11,9 @@ use std::thread::{ThreadId, current};
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 
+/// Contiguous results.
+pub(crate) type Results = Vec<(CpuStorage, Shape)>;
+
 /// An operation on CPU tensors, with its backward pass.
 pub(crate) trait Variadic: Send + Sync + 'static {
     /// The name, for messages.
@@ -19,7 +22,7 @@ pub(crate) trait Variadic: Send + Sync + 'static {
     type Kept: Send + Sync;
 
     /// The results and what to keep. The arguments are cut from their graphs.
-    fn forward(&self, args: &[Tensor]) -> Result<(Vec<(CpuStorage, Shape)>, Self::Kept)>;
+    fn forward(&self, args: &[Tensor]) -> Result<(Results, Self::Kept)>;
 
     /// The gradients of the arguments from those of the results, one each, `None` for a result that the loss does
     /// not reach.
