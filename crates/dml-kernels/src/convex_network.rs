@@ -136,20 +136,21 @@ struct Op {
 }
 
 /// What the forward pass leaves to the backward pass, in the element type of the tensors.
-enum Kept {
+pub(crate) enum Kept {
     F32(Everything<f32>),
     F64(Everything<f64>),
 }
 
 /// The parameters ready for use, the pass over the pivot, and that over the rows where it is kept.
-struct Everything<T: Real> {
+pub(crate) struct Everything<T: Real> {
     network: Network<T>,
     pivot: Pivot<T>,
     blocks: Vec<Block<T>>,
 }
 
-/// [`Everything`] of an element type.
-trait Element: Real {
+/// [`Everything`] of an element type, and that type's values in f64.
+pub(crate) trait Element: Real {
+    fn wide(self) -> f64;
     fn keep(everything: Everything<Self>) -> Kept;
     fn kept(kept: &Kept) -> Option<&Everything<Self>>;
 }
@@ -157,6 +158,11 @@ trait Element: Real {
 macro_rules! element {
     ($t:ident, $variant:ident) => {
         impl Element for $t {
+            #[inline(always)]
+            #[allow(clippy::useless_conversion, reason = "of f64 it is none")]
+            fn wide(self) -> f64 {
+                f64::from(self)
+            }
             fn keep(everything: Everything<Self>) -> Kept {
                 Kept::$variant(everything)
             }

@@ -90,7 +90,7 @@ impl<T: Real> Gradients<T> {
                 carried = Buffer::stale(rows * k);
                 carry(&mut carried, &u, &block.slope[l]);
             }
-            turns(&u, &block.slope[l], &pivot.slope[l], &mut self.up[l], &mut self.turn[l]);
+            turns(&u, &block.growth[l], &mut self.up[l], &mut self.turn[l]);
             up.push(u);
         }
         set_shifts(to_x, &block.shift, on_value, on_grad, network.curvature, &mut self.shift);
@@ -101,7 +101,7 @@ impl<T: Real> Gradients<T> {
             let layer = Layer {
                 slope: &block.slope[l],
                 rise: &block.rise[l],
-                slope0: &pivot.slope[l],
+                growth: &block.growth[l],
                 weight: &pivot.weight[l],
                 on_value,
             };
@@ -219,13 +219,13 @@ vectorized! {
 
 vectorized! {
     /// Adds Σ u̇ and Σ ρ∘u̇.
-    fn turns<T: Real>(up: &[T], slope: &[T], slope0: &[T], sum: &mut [T], turn: &mut [T]) {
-        let k = slope0.len();
-        let (slope0, sum, turn) = (&slope0[..k], &mut sum[..k], &mut turn[..k]);
-        for (up, slope) in up.chunks_exact(k).zip(slope.chunks_exact(k)) {
+    fn turns<T: Real>(up: &[T], growth: &[T], sum: &mut [T], turn: &mut [T]) {
+        let k = sum.len();
+        let turn = &mut turn[..k];
+        for (up, growth) in up.chunks_exact(k).zip(growth.chunks_exact(k)) {
             for j in 0..k {
                 sum[j] += up[j];
-                turn[j] += up[j] * (slope[j] - slope0[j]);
+                turn[j] += up[j] * growth[j];
             }
         }
     }
@@ -257,7 +257,7 @@ vectorized! {
 pub(crate) struct Layer<'a, T> {
     slope: &'a [T],
     rise: &'a [T],
-    slope0: &'a [T],
+    growth: &'a [T],
     weight: &'a [T],
     on_value: &'a [T],
 }
@@ -280,19 +280,20 @@ vectorized! {
         sums: Sums<'_, T>,
     ) {
         let k = layer.weight.len();
-        let (weight, slope0) = (&layer.weight[..k], &layer.slope0[..k]);
+        let weight = &layer.weight[..k];
         let (to_delta, to_below, to_rise) =
             (&mut sums.delta[..k], &mut sums.below[..k], &mut sums.rise[..k]);
         for (i, &g) in layer.on_value.iter().enumerate() {
             let slope = &layer.slope[i * k..][..k];
             let rise = &layer.rise[i * k..][..k];
+            let growth = &layer.growth[i * k..][..k];
             let adjoint = &adjoint[i * k..][..k];
             let below = &below[i * k..][..k];
             let delta = &mut delta[i * k..][..k];
             for j in 0..k {
                 let (s, c, e) = (slope[j], weight[j], below[j]);
                 let bent = curvature_of(activation, s) * (c + adjoint[j]) * delta[j];
-                let v = bent + g * c * (s - slope0[j]) + s * e;
+                let v = bent + g * c * growth[j] + s * e;
                 delta[j] = v;
                 to_delta[j] += v;
                 to_below[j] += e;
@@ -311,15 +312,16 @@ vectorized! {
         sums: Sums<'_, T>,
     ) {
         let k = layer.weight.len();
-        let (weight, slope0) = (&layer.weight[..k], &layer.slope0[..k]);
+        let weight = &layer.weight[..k];
         let (to_delta, to_rise) = (&mut sums.delta[..k], &mut sums.rise[..k]);
         for (i, &g) in layer.on_value.iter().enumerate() {
             let slope = &layer.slope[i * k..][..k];
             let rise = &layer.rise[i * k..][..k];
+            let growth = &layer.growth[i * k..][..k];
             let delta = &mut delta[i * k..][..k];
             for j in 0..k {
                 let (s, c) = (slope[j], weight[j]);
-                let v = curvature_of(activation, s) * c * delta[j] + g * c * (s - slope0[j]);
+                let v = curvature_of(activation, s) * c * delta[j] + g * c * growth[j];
                 delta[j] = v;
                 to_delta[j] += v;
                 to_rise[j] += g * rise[j];

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::unit::{Shared, part_of, slope_of, units, value_of};
-use super::{ConvexActivation, Op, values};
+use super::{ConvexActivation, Element, Op, values};
 use crate::buffer::Buffer;
 use crate::cpu::{Matrix, gemm, map, vectorized};
 use crate::real::Real;
@@ -82,38 +82,79 @@ pub(crate) struct Pivot<T> {
     pub weight: Vec<Vec<T>>,
 }
 
-impl<T: Real> Pivot<T> {
+impl<T: Element> Pivot<T> {
+    /// In f64: far from the origin a pre-activation is a small difference of large terms, and all rows share it.
     pub(crate) fn new(network: &Network<T>, at: &[T]) -> Self {
         let layers = network.layers();
         let s = network.activation;
-        let mut pivot = Self {
-            at: at.to_vec(),
-            z: Vec::with_capacity(layers),
-            part: Vec::with_capacity(layers),
-            h: Vec::with_capacity(layers),
-            slope: Vec::with_capacity(layers),
-            weight: vec![Vec::new(); layers],
-        };
+        let wide = |values: &[T]| -> Vec<f64> { values.iter().map(|v| v.wide()).collect() };
+        let point = wide(at);
+        let mut z_all: Vec<Vec<f64>> = Vec::with_capacity(layers);
+        let mut h: Vec<Vec<f64>> = Vec::with_capacity(layers);
+        let mut slope: Vec<Vec<f64>> = Vec::with_capacity(layers);
         for l in 0..layers {
-            let mut z = network.bias[l].clone();
-            add_product(&mut z, &network.input[l], at);
+            let mut z = wide(&network.bias[l]);
+            add_wide_product(&mut z, &network.input[l], &point);
             if l > 0 {
-                add_product(&mut z, &network.hidden[l - 1], &pivot.h[l - 1]);
+                add_wide_product(&mut z, &network.hidden[l - 1], &h[l - 1]);
             }
-            pivot.part.push(z.iter().map(|&z| part_of(s, z)).collect());
-            pivot.h.push(z.iter().map(|&z| value_of(s, z)).collect());
-            pivot.slope.push(z.iter().map(|&z| slope_of(s, z)).collect());
-            pivot.z.push(z);
+            h.push(z.iter().map(|&z| value_of(s, z)).collect());
+            slope.push(z.iter().map(|&z| slope_of(s, z)).collect());
+            z_all.push(z);
         }
-        pivot.weight[layers - 1] = network.top.clone();
+        let mut weight = vec![Vec::new(); layers];
+        weight[layers - 1] = wide(&network.top);
         for l in (1..layers).rev() {
-            let mut below = vec![T::ZERO; network.widths[l - 1]];
-            add_transposed(&mut below, &network.hidden[l - 1], &pivot.through(l));
-            pivot.weight[l - 1] = below;
+            let through: Vec<f64> = weight[l].iter().zip(&slope[l]).map(|(&c, &s)| c * s).collect();
+            let mut below = vec![0.0; network.widths[l - 1]];
+            add_wide_transposed(&mut below, &network.hidden[l - 1], &through);
+            weight[l - 1] = below;
         }
-        pivot
+        let narrow = |all: &[Vec<f64>]| -> Vec<Vec<T>> {
+            all.iter().map(|values| values.iter().map(|&v| T::from_f64(v)).collect()).collect()
+        };
+        let z = narrow(&z_all);
+        // Of the rounded z̄, which is the one that increments start from.
+        let part = z.iter().map(|z| z.iter().map(|&z| part_of(s, z)).collect()).collect();
+        Self { at: at.to_vec(), z, part, h: narrow(&h), slope: narrow(&slope), weight: narrow(&weight) }
     }
+}
 
+vectorized! {
+    /// `out += m·v` in f64, m row-major `[out, v]`.
+    fn add_wide_product<T: Element>(out: &mut [f64], m: &[T], v: &[f64]) {
+        for (out, row) in out.iter_mut().zip(m.chunks_exact(v.len())) {
+            let mut lanes = [0f64; 16];
+            let (rows, vs) = (row.chunks_exact(16), v.chunks_exact(16));
+            let mut sum = *out;
+            for (&m, &v) in rows.remainder().iter().zip(vs.remainder()) {
+                sum += m.wide() * v;
+            }
+            for (row, v) in rows.zip(vs) {
+                for l in 0..16 {
+                    lanes[l] += row[l].wide() * v[l];
+                }
+            }
+            for lane in lanes {
+                sum += lane;
+            }
+            *out = sum;
+        }
+    }
+}
+
+vectorized! {
+    /// `out += mᵀ·v` in f64, m row-major `[v, out]`.
+    fn add_wide_transposed<T: Element>(out: &mut [f64], m: &[T], v: &[f64]) {
+        for (row, &v) in m.chunks_exact(out.len()).zip(v) {
+            for (out, &m) in out.iter_mut().zip(row) {
+                *out += m.wide() * v;
+            }
+        }
+    }
+}
+
+impl<T: Real> Pivot<T> {
     /// c_l∘s′(z̄_l).
     pub(crate) fn through(&self, l: usize) -> Vec<T> {
         self.weight[l].iter().zip(&self.slope[l]).map(|(&c, &s)| c * s).collect()
@@ -166,6 +207,8 @@ pub(crate) struct Block<T: Real> {
     pub rise: Vec<Buffer<T>>,
     /// s′(z_l).
     pub slope: Vec<Buffer<T>>,
+    /// ρ_l.
+    pub growth: Vec<Buffer<T>>,
     /// u_l.
     pub upstream: Vec<Buffer<T>>,
     /// a_l, for all layers but the last.
@@ -185,7 +228,7 @@ impl<T: Real> Block<T> {
         let mut shift = Buffer::stale(x.len());
         shift_and_square(&mut shift, x, &pivot.at, network.curvature, value);
         let of_shift = Matrix::new(&shift, rows, d);
-        let (mut rise, mut slope): (Vec<Buffer<T>>, Vec<Buffer<T>>) = (Vec::new(), Vec::new());
+        let [mut rise, mut slope, mut growth]: [Vec<Buffer<T>>; 3] = std::array::from_fn(|_| Vec::new());
         for l in 0..layers {
             let k = network.widths[l];
             let mut delta = Buffer::stale(rows * k);
@@ -194,10 +237,11 @@ impl<T: Real> Block<T> {
                 let below = Matrix::new(&rise[l - 1], rows, network.widths[l - 1]);
                 gemm(&mut delta, below, network.hidden(l).t(), true, false);
             }
-            let mut slopes = Buffer::stale(rows * k);
-            units(network.activation, &pivot.shared(l), &mut delta, &mut slopes, value);
+            let (mut slopes, mut growths) = (Buffer::stale(rows * k), Buffer::stale(rows * k));
+            units(network.activation, &pivot.shared(l), &mut delta, &mut slopes, &mut growths, value);
             rise.push(delta);
             slope.push(slopes);
+            growth.push(growths);
         }
         let mut upstream: Vec<Buffer<T>> = (0..layers).map(|_| Buffer::stale(0)).collect();
         let mut adjoint: Vec<Buffer<T>> = (1..layers).map(|_| Buffer::stale(0)).collect();
@@ -209,15 +253,15 @@ impl<T: Real> Block<T> {
                 let mut a = Buffer::stale(rows * k);
                 let above = Matrix::new(&upstream[l + 1], rows, network.widths[l + 1]);
                 gemm(&mut a, above, network.hidden(l + 1), false, false);
-                flow(&mut u, &slope[l], &a, &pivot.slope[l], &pivot.weight[l]);
+                flow(&mut u, &slope[l], &growth[l], &a, &pivot.weight[l]);
                 adjoint[l] = a;
             } else {
-                begin_flow(&mut u, &slope[l], &pivot.slope[l], &pivot.weight[l]);
+                begin_flow(&mut u, &growth[l], &pivot.weight[l]);
             }
             gemm(grad, Matrix::new(&u, rows, k), network.input(l), true, false);
             upstream[l] = u;
         }
-        Self { shift, rise, slope, upstream, adjoint }
+        Self { shift, rise, slope, growth, upstream, adjoint }
     }
 }
 
@@ -249,25 +293,25 @@ vectorized! {
 }
 
 vectorized! {
-    /// u = c∘(s′ − s̄′) + a∘s′.
-    fn flow<T: Real>(u: &mut [T], slope: &[T], adjoint: &[T], slope0: &[T], weight: &[T]) {
+    /// u = c∘ρ + a∘s′.
+    fn flow<T: Real>(u: &mut [T], slope: &[T], growth: &[T], adjoint: &[T], weight: &[T]) {
         let k = weight.len();
-        let rows = slope.chunks_exact(k).zip(adjoint.chunks_exact(k));
-        for (u, (slope, adjoint)) in u.chunks_exact_mut(k).zip(rows) {
-            for ((((u, &s), &a), &s0), &c) in u.iter_mut().zip(slope).zip(adjoint).zip(slope0).zip(weight) {
-                *u = c * (s - s0) + a * s;
+        let rows = slope.chunks_exact(k).zip(growth.chunks_exact(k)).zip(adjoint.chunks_exact(k));
+        for (u, ((slope, growth), adjoint)) in u.chunks_exact_mut(k).zip(rows) {
+            for ((((u, &s), &r), &a), &c) in u.iter_mut().zip(slope).zip(growth).zip(adjoint).zip(weight) {
+                *u = c * r + a * s;
             }
         }
     }
 }
 
 vectorized! {
-    /// u = c∘(s′ − s̄′), in the last layer.
-    fn begin_flow<T: Real>(u: &mut [T], slope: &[T], slope0: &[T], weight: &[T]) {
+    /// u = c∘ρ, in the last layer.
+    fn begin_flow<T: Real>(u: &mut [T], growth: &[T], weight: &[T]) {
         let k = weight.len();
-        for (u, slope) in u.chunks_exact_mut(k).zip(slope.chunks_exact(k)) {
-            for (((u, &s), &s0), &c) in u.iter_mut().zip(slope).zip(slope0).zip(weight) {
-                *u = c * (s - s0);
+        for (u, growth) in u.chunks_exact_mut(k).zip(growth.chunks_exact(k)) {
+            for ((u, &r), &c) in u.iter_mut().zip(growth).zip(weight) {
+                *u = c * r;
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::softplus::{above_kink, sigmoid_of};
 pub(crate) fn slope_of<T: Real>(activation: ConvexActivation, z: T) -> T {
     match activation {
         ConvexActivation::Softplus => sigmoid_of(z),
-        ConvexActivation::Squareplus => T::from_f64(0.5) + T::from_f64(0.5) * z / root(z),
+        ConvexActivation::Squareplus => squareplus_slope(z, root(z)),
     }
 }
 
@@ -19,8 +19,22 @@ pub(crate) fn slope_of<T: Real>(activation: ConvexActivation, z: T) -> T {
 pub(crate) fn value_of<T: Real>(activation: ConvexActivation, z: T) -> T {
     match activation {
         ConvexActivation::Softplus => z.max(T::ZERO) + above_kink(z),
-        ConvexActivation::Squareplus => T::from_f64(0.5) * (z + root(z)),
+        ConvexActivation::Squareplus => squareplus(z, root(z)),
     }
+}
+
+/// (z + R)/2 with R = √(z² + 4); left of the knee 2/(R − z), which keeps the digits of a small value.
+#[inline(always)]
+fn squareplus<T: Real>(z: T, root: T) -> T {
+    let sum = root + z.abs();
+    if z < T::ZERO { T::from_f64(2.0) / sum } else { T::from_f64(0.5) * sum }
+}
+
+/// (1 + z/R)/2; left of the knee 2/(R(R − z)).
+#[inline(always)]
+fn squareplus_slope<T: Real>(z: T, root: T) -> T {
+    let tail = T::from_f64(2.0) / (root * (root + z.abs()));
+    if z < T::ZERO { tail } else { T::ONE - tail }
 }
 
 /// s″ from s′, the same for all z of that slope.
@@ -55,47 +69,71 @@ pub(crate) fn part_of<T: Real>(activation: ConvexActivation, z: T) -> T {
     }
 }
 
-/// (s(z̄ + δ) − s(z̄), s′(z̄ + δ)) without cancellation, from one exponential or one root.
+/// What a unit gives for an increment δ from z̄.
+struct Risen<T> {
+    /// s(z̄ + δ) − s(z̄).
+    rise: T,
+    /// Its divergence, the rise less s′(z̄)·δ.
+    bend: T,
+    /// s′(z̄ + δ).
+    slope: T,
+    /// s′(z̄ + δ) − s′(z̄).
+    growth: T,
+}
+
+/// All four without cancellation where z̄ is large, from one exponential or one root.
 #[inline(always)]
-fn rise_and_slope<T: Real>(softplus: bool, z0: T, part: T, delta: T) -> (T, T) {
+fn risen<T: Real>(softplus: bool, z0: T, part: T, slope0: T, delta: T) -> Risen<T> {
     let z = z0 + delta;
     if softplus {
         let e = (-z.abs()).exp_fast();
         let slope = (if z < T::ZERO { e } else { T::ONE }) / (T::ONE + e);
         // max(z, 0) − max(z̄, 0), in which a large z̄ has already cancelled.
         let kinked = (delta + z0.min(T::ZERO)).max(-z0.max(T::ZERO));
-        (kinked + (e.ln_1p_unit() - part), slope)
-    } else {
-        let (half, root) = (T::from_f64(0.5), root(z));
-        // √(z² + 4) − √(z̄² + 4) = (z − z̄)(z + z̄)/(√… + √…)
-        let secant = (z + z0) / (root + part);
-        (delta * (half + half * secant), half + half * z / root)
+        let rise = kinked + (e.ln_1p_unit() - part);
+        return Risen { rise, bend: rise - slope0 * delta, slope, growth: slope - slope0 };
     }
+    let (half, root, root0) = (T::from_f64(0.5), root(z), part);
+    let sum = root + root0;
+    // R − R₀ = δ(z + z₀)/(R + R₀), so the rise is δ(s(z) + s(z₀))/(R + R₀), in which nothing cancels.
+    let rise = delta * (squareplus(z, root) + squareplus(z0, root0)) / sum;
+    // zR₀ − z₀R = δ(RR₀ − zz₀ + 4)/(R + R₀), and the slope's growth is half of that over RR₀; where z and z₀ lie on
+    // one side, RR₀ − zz₀ = (4z² + 4z₀² + 16)/(RR₀ + zz₀).
+    let (product, roots) = (z * z0, root * root0);
+    let size = roots + product.abs();
+    let four = T::from_f64(4.0);
+    let together = four * (z * z + z0 * z0 + four) / size;
+    let apart = if product < T::ZERO { size } else { together };
+    let turn = delta * (apart + four) / sum;
+    let bend = half * delta * turn / (sum * root0);
+    Risen { rise, bend, slope: squareplus_slope(z, root), growth: half * turn / roots }
 }
 
-/// From increments δ of a layer, row by row, to rises (in place) and slopes; adds ⟨c, r − s′(z̄)∘δ⟩ to the values.
+/// From increments δ of a layer, row by row, to rises (in place), slopes and their growth; adds ⟨c, r − s′(z̄)∘δ⟩ to
+/// the values.
 pub(crate) fn units<T: Real>(
     activation: ConvexActivation,
     shared: &Shared<'_, T>,
     delta: &mut [T],
     slopes: &mut [T],
+    growths: &mut [T],
     values: &mut [T],
 ) {
     match activation {
-        ConvexActivation::Softplus => softplus_units(shared, delta, slopes, values),
-        ConvexActivation::Squareplus => squareplus_units(shared, delta, slopes, values),
+        ConvexActivation::Softplus => softplus_units(shared, delta, slopes, growths, values),
+        ConvexActivation::Squareplus => squareplus_units(shared, delta, slopes, growths, values),
     }
 }
 
 vectorized! {
-    fn softplus_units<T: Real>(shared: &Shared<'_, T>, delta: &mut [T], slopes: &mut [T], values: &mut [T]) {
-        all_units(true, shared, delta, slopes, values);
+    fn softplus_units<T: Real>(shared: &Shared<'_, T>, delta: &mut [T], slopes: &mut [T], growths: &mut [T], values: &mut [T]) {
+        all_units(true, shared, delta, slopes, growths, values);
     }
 }
 
 vectorized! {
-    fn squareplus_units<T: Real>(shared: &Shared<'_, T>, delta: &mut [T], slopes: &mut [T], values: &mut [T]) {
-        all_units(false, shared, delta, slopes, values);
+    fn squareplus_units<T: Real>(shared: &Shared<'_, T>, delta: &mut [T], slopes: &mut [T], growths: &mut [T], values: &mut [T]) {
+        all_units(false, shared, delta, slopes, growths, values);
     }
 }
 
@@ -105,12 +143,14 @@ fn all_units<T: Real>(
     shared: &Shared<'_, T>,
     delta: &mut [T],
     slopes: &mut [T],
+    growths: &mut [T],
     values: &mut [T],
 ) {
     const LANES: usize = 16;
     let k = shared.z.len();
     let whole = k - k % LANES;
-    for ((delta, slopes), value) in delta.chunks_exact_mut(k).zip(slopes.chunks_exact_mut(k)).zip(values) {
+    let rows = delta.chunks_exact_mut(k).zip(slopes.chunks_exact_mut(k)).zip(growths.chunks_exact_mut(k));
+    for (((delta, slopes), growths), value) in rows.zip(values) {
         let mut lanes = [T::ZERO; LANES];
         for at in (0..whole).step_by(LANES) {
             let z = &shared.z[at..at + LANES];
@@ -119,11 +159,13 @@ fn all_units<T: Real>(
             let weight = &shared.weight[at..at + LANES];
             let delta = &mut delta[at..at + LANES];
             let slopes = &mut slopes[at..at + LANES];
+            let growths = &mut growths[at..at + LANES];
             for l in 0..LANES {
-                let (rise, slope) = rise_and_slope(softplus, z[l], part[l], delta[l]);
-                lanes[l] += weight[l] * (rise - slope0[l] * delta[l]);
-                delta[l] = rise;
-                slopes[l] = slope;
+                let unit = risen(softplus, z[l], part[l], slope0[l], delta[l]);
+                lanes[l] += weight[l] * unit.bend;
+                delta[l] = unit.rise;
+                slopes[l] = unit.slope;
+                growths[l] = unit.growth;
             }
         }
         let mut sum = T::ZERO;
@@ -131,10 +173,11 @@ fn all_units<T: Real>(
             sum += lane;
         }
         for at in whole..k {
-            let (rise, slope) = rise_and_slope(softplus, shared.z[at], shared.part[at], delta[at]);
-            sum += shared.weight[at] * (rise - shared.slope[at] * delta[at]);
-            delta[at] = rise;
-            slopes[at] = slope;
+            let unit = risen(softplus, shared.z[at], shared.part[at], shared.slope[at], delta[at]);
+            sum += shared.weight[at] * unit.bend;
+            delta[at] = unit.rise;
+            slopes[at] = unit.slope;
+            growths[at] = unit.growth;
         }
         *value += sum;
     }
