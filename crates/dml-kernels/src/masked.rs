@@ -3,7 +3,7 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, bail};
 
-use crate::cpu::{contiguous, with_slice};
+use crate::cpu::{contiguous, vectorized, with_slice};
 use crate::dispatch::on_cpu;
 use crate::real::{Real, with_real};
 use crate::rows::{for_rows, matrix, scatter};
@@ -121,19 +121,72 @@ fn extreme(op: &'static str, x: &Tensor, mask: &Tensor, largest: bool) -> Result
 
 /// The first kept entry that is not a number, else the first largest or smallest kept one.
 fn extreme_of<T: Real>(row: &[T], mask: &[u8], largest: bool) -> Option<u32> {
-    let mut best: Option<(usize, T)> = None;
-    for (j, (&v, &keep)) in row.iter().zip(mask).enumerate() {
-        if keep == 0 {
-            continue;
+    let sign = if largest { T::ONE } else { -T::ONE };
+    let (top, numbers) = masked_top(row, mask, sign);
+    let wanted = |v: T| if numbers { v * sign == top } else { v.is_nan() };
+    let mut entries = row.iter().zip(mask);
+    entries.position(|(&v, &keep)| keep != 0 && wanted(v)).map(|j| j as u32)
+}
+
+const LANES: usize = 16;
+
+vectorized! {
+    /// The largest kept sign·v, and whether all kept entries are numbers.
+    fn masked_top<T: Real>(row: &[T], mask: &[u8], sign: T) -> (T, bool) {
+        let mut lanes = [T::NEG_INFINITY; LANES];
+        let mut numbers = true;
+        let (rows, masks) = (row.chunks_exact(LANES), mask.chunks_exact(LANES));
+        let mut top = T::NEG_INFINITY;
+        for (&v, &keep) in rows.remainder().iter().zip(masks.remainder()) {
+            numbers &= keep == 0 || !v.is_nan();
+            top = top.max(if keep != 0 { v * sign } else { T::NEG_INFINITY });
         }
-        if v.is_nan() {
-            return Some(j as u32);
+        for (row, mask) in rows.zip(masks) {
+            let mut fine = true;
+            for l in 0..LANES {
+                let v = if mask[l] != 0 { row[l] * sign } else { T::NEG_INFINITY };
+                fine &= !v.is_nan();
+                lanes[l] = if v > lanes[l] { v } else { lanes[l] };
+            }
+            numbers &= fine;
         }
-        if best.is_none_or(|(_, b)| if largest { v > b } else { v < b }) {
-            best = Some((j, v));
+        for lane in lanes {
+            top = top.max(lane);
+        }
+        (top, numbers)
+    }
+}
+
+vectorized! {
+    /// Σ exp(v − top) over the kept entries.
+    fn masked_exponentials<T: Real>(row: &[T], mask: &[u8], top: T) -> T {
+        let mut lanes = [T::ZERO; LANES];
+        let (rows, masks) = (row.chunks_exact(LANES), mask.chunks_exact(LANES));
+        let mut sum = T::ZERO;
+        for (&v, &keep) in rows.remainder().iter().zip(masks.remainder()) {
+            sum += if keep != 0 { (v - top).exp_fast() } else { T::ZERO };
+        }
+        for (row, mask) in rows.zip(masks) {
+            for l in 0..LANES {
+                let term = (row[l] - top).exp_fast();
+                lanes[l] += if mask[l] != 0 { term } else { T::ZERO };
+            }
+        }
+        for lane in lanes {
+            sum += lane;
+        }
+        sum
+    }
+}
+
+vectorized! {
+    /// g·exp(v − value) where kept, 0 elsewhere.
+    fn masked_softmax<T: Real>(out: &mut [T], row: &[T], mask: &[u8], value: T, g: T) {
+        for ((o, &v), &keep) in out.iter_mut().zip(row).zip(mask) {
+            let term = g * (v - value).exp_fast();
+            *o = if keep != 0 { term } else { T::ZERO };
         }
     }
-    best.map(|(j, _)| j as u32)
 }
 
 /// The entries at the columns found, `[n, m]` → `[n]`.
@@ -180,14 +233,14 @@ impl LogSumExp {
         let mut out = vec![T::NEG_INFINITY; n];
         for_rows(&mut out, m, |i, out| {
             let row = &x[i * m..][..m];
-            let kept =
-                || row.iter().zip(&self.mask[i * m..][..m]).filter(|(_, keep)| **keep != 0).map(|(&v, _)| v);
-            let top = kept().fold(T::NEG_INFINITY, |top, v| if v > top { v } else { top });
-            if kept().any(Real::is_nan) || top + top == top && top > T::ZERO {
-                // Not a number, or +∞ among the entries.
-                *out = kept().fold(T::ZERO, |sum, v| sum + v);
+            let mask = &self.mask[i * m..][..m];
+            let (top, numbers) = masked_top(row, mask, T::ONE);
+            if !numbers || top == -T::NEG_INFINITY {
+                // Not a number, or +∞ among the entries: then the result is that as well.
+                let kept = row.iter().zip(mask).filter(|(_, keep)| **keep != 0);
+                *out = kept.fold(top, |sum, (&v, _)| if v.is_nan() { v } else { sum });
             } else if top > T::NEG_INFINITY {
-                *out = top + kept().fold(T::ZERO, |sum, v| sum + (v - top).exp_fast()).logarithm();
+                *out = top + masked_exponentials(row, mask, top).logarithm();
             }
         });
         out
@@ -197,11 +250,9 @@ impl LogSumExp {
     fn backward<T: Real>(&self, x: &[T], values: &[T], grad: &[T], m: usize) -> Vec<T> {
         let mut out = vec![T::ZERO; x.len()];
         for (i, (&value, &g)) in values.iter().zip(grad).enumerate() {
-            let kept = x[i * m..][..m].iter().zip(&self.mask[i * m..][..m]);
-            for (o, (&v, &keep)) in out[i * m..][..m].iter_mut().zip(kept) {
-                if keep != 0 && value > T::NEG_INFINITY {
-                    *o = g * (v - value).exp_fast();
-                }
+            if value > T::NEG_INFINITY {
+                let (row, mask) = (&x[i * m..][..m], &self.mask[i * m..][..m]);
+                masked_softmax(&mut out[i * m..][..m], row, mask, value, g);
             }
         }
         out
