@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: the same work here and in a peer, side by side, and the ratio of the medians.
+//! `cargo xtask bench`: the micro-benchmarks of the crates, or, with `--against`, the same work here and in a peer,
+//! side by side, and the ratio of the medians.
 //!
 //! Both sides are processes that stay alive while a case runs and answer one request at a time, so starting them is
 //! outside the clock. They begin with the same weights and inputs; a case is timed only when value and gradients
@@ -45,6 +46,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// # Errors
 /// When a worker cannot be started or a file cannot be written; what fails in a case is its line.
 pub fn run(flags: &Bench, out: &mut dyn Write) -> anyhow::Result<()> {
+    if flags.against.is_none() && !flags.list {
+        return micro(&flags.cases);
+    }
     let cases: Vec<Case> = case::all().into_iter().filter(|case| matches(&flags.cases, &case.id)).collect();
     anyhow::ensure!(!cases.is_empty(), "no case matches the pattern; `cargo xtask bench --list` names them");
     if flags.list {
@@ -75,6 +79,20 @@ pub fn run(flags: &Bench, out: &mut dyn Write) -> anyhow::Result<()> {
                 .with_context(|| format!("{}: cannot be written", file.display()))?;
         }
     }
+    Ok(())
+}
+
+/// Runs the crates' benchmark targets in the one profile that everything else is compiled in.
+fn micro(patterns: &[String]) -> anyhow::Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments = ["bench", "--profile", "dev", "--workspace", "--bench", "*", "--"];
+    let status = Command::new(&cargo)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(arguments)
+        .args(patterns)
+        .status()
+        .with_context(|| format!("{}: cannot be started", cargo.to_string_lossy()))?;
+    anyhow::ensure!(status.success(), "a benchmark failed; what it wrote stands above");
     Ok(())
 }
 
@@ -181,7 +199,7 @@ mod tests {
         let mut out = Vec::new();
         run(&flags, &mut out)?;
         assert_eq!(String::from_utf8(out)?.lines().count(), case::all().len());
-        let none = Bench { cases: vec!["nothing like it".to_owned()], ..flags };
+        let none = Bench { cases: vec!["nothing like it".to_owned()], against: Some(Peer::Pytorch), ..flags };
         let message = run(&none, &mut Vec::new()).unwrap_err().to_string();
         assert_eq!(message, "no case matches the pattern; `cargo xtask bench --list` names them");
         Ok(())

@@ -18,7 +18,7 @@ pub enum Command {
     Reproduce(Reproduce),
     /// Fetch datasets and verify them; started again after an interruption, it goes on where it was.
     Download(Download),
-    /// Measure the same work here and in a peer, side by side, and print the ratio of the medians.
+    /// Run the crates' micro-benchmarks, or measure the same work here and in a peer, side by side.
     Bench(Bench),
     /// The process that `bench` measures.
     #[command(hide = true)]
@@ -71,7 +71,7 @@ pub struct Download {
 
 #[derive(Debug, clap::Args)]
 pub struct Bench {
-    /// The peer; without one only our side is measured.
+    /// The peer; without one the crates' micro-benchmarks run, those whose names contain a pattern of `--cases`.
     #[arg(long, value_enum)]
     pub against: Option<Peer>,
     /// Only the cases whose ids contain this; may be given several times.

@@ -8,7 +8,6 @@ use phi::Generator;
 
 use crate::{
     Result,
-    clamp::clamp,
     error::{check_partner, check_points},
     pivot::{Evaluated, mean_of},
 };
@@ -43,12 +42,12 @@ pub fn all_pairs(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> 
     if x.id() == y.id() {
         let pivot = mean_of(phi, &[x])?;
         let points = Evaluated::new("all_pairs", "x", phi, x, &pivot)?;
-        return clamp(&points.divergences(&points)?, true);
+        return points.divergences_within();
     }
     check_partner("all_pairs", "y", x, y, false)?;
     check_points("all_pairs", "y", phi, y)?;
     let pivot = mean_of(phi, &[x, y])?;
     let first = Evaluated::new("all_pairs", "x", phi, x, &pivot)?;
     let second = Evaluated::new("all_pairs", "y", phi, y, &pivot)?;
-    clamp(&first.divergences(&second)?, false)
+    first.divergences(&second)
 }

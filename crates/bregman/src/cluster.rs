@@ -11,7 +11,6 @@ use phi::Generator;
 
 use crate::{
     Error, Result,
-    clamp::clamp,
     error::check_points,
     pivot::{Evaluated, into_domain, mean_of},
 };
@@ -54,7 +53,7 @@ impl<'a> Points<'a> {
     /// D(x_i ‖ c_h), `[n, k]`.
     pub fn divergences(&self, centroids: &Tensor) -> Result<Tensor> {
         let second = Evaluated::new(self.op, "centroids", self.phi, centroids, &self.pivot)?;
-        clamp(&self.first.divergences(&second)?, false)
+        self.first.divergences(&second)
     }
 
     /// x − μ, `[n, d]`: what centroids are averaged from, so that a common offset costs no digit.

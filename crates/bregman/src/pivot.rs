@@ -5,8 +5,8 @@
 //! Then D(x ‖ y) = φ_μ(x) − ⟨∇φ_μ(y), x − μ⟩ + (⟨∇φ_μ(y), y − μ⟩ − φ_μ(y)), and each term has the size of the
 //! divergences themselves, however far from the origin the points lie.
 
-use candle_core::{D, DType, Device, Tensor};
-use dml_kernels::matmul;
+use candle_core::{D, Tensor};
+use dml_kernels::{add_row, cross_divergences, first_not_finite, row_dot, self_divergences, sum_leading};
 use phi::{Domain, Generator};
 
 use crate::{Error, Result, error::check_points};
@@ -32,16 +32,14 @@ pub(crate) fn mean_of(phi: &dyn Generator, parts: &[&Tensor]) -> Result<Tensor> 
     let rows = parts.iter().map(|x| x.dims()[0]).sum::<usize>();
     let mut sum: Option<Tensor> = None;
     for x in parts {
-        // A product with a row of 1/n: candle sums leading dimensions slowly and one term after the other.
-        let weights = Tensor::full(1.0f64 / rows as f64, (1, x.dims()[0]), &Device::Cpu)?;
-        let weights = weights.to_dtype(x.dtype())?.to_device(x.device())?;
-        let part = matmul(&weights, &x.detach())?; // [1, d]
+        let part = sum_leading(&x.detach())?; // [d]
         sum = Some(match sum {
             None => part,
             Some(sum) => (sum + part)?,
         });
     }
-    let mean = sum.ok_or_else(|| candle_core::Error::Msg("mean of no points".to_owned()))?;
+    let sum = sum.ok_or_else(|| candle_core::Error::Msg("mean of no points".to_owned()))?;
+    let mean = (sum * (1.0 / rows as f64))?.unsqueeze(0)?; // [1, d]
     into_domain(phi.domain(), &mean)
 }
 
@@ -76,35 +74,24 @@ impl Evaluated {
         let (value, grad) = phi.centered(x, pivot)?; // [n], [n, d]
         check_finite(op, arg, "φ", &value)?;
         check_finite(op, arg, "∇φ", &grad)?;
-        Ok(Self { shifted: x.broadcast_sub(pivot)?, value, grad })
-    }
-
-    /// [x − μ, φ_μ, 1], `[n, d+2]`: the rows' share of D as first arguments.
-    pub fn as_first(&self) -> Result<Tensor> {
-        let value = self.value.unsqueeze(1)?;
-        let ones = value.ones_like()?.detach();
-        Ok(Tensor::cat(&[&self.shifted.contiguous()?, &value, &ones], 1)?)
-    }
-
-    /// [−∇φ_μ, 1, ⟨∇φ_μ, y − μ⟩ − φ_μ], `[m, d+2]`: the rows' share of D as second arguments.
-    pub fn as_second(&self) -> Result<Tensor> {
-        let value = self.value.unsqueeze(1)?;
-        let ones = value.ones_like()?.detach();
-        let constant = (self.tangent()?.unsqueeze(1)? - value)?;
-        Ok(Tensor::cat(&[&self.grad.neg()?.contiguous()?, &ones, &constant], 1)?)
+        let shifted = add_row(x, &pivot.squeeze(0)?.neg()?)?;
+        Ok(Self { shifted, value, grad })
     }
 
     /// ⟨∇φ_μ(x), x − μ⟩, `[n]`.
     pub fn tangent(&self) -> Result<Tensor> {
-        Ok((&self.grad * &self.shifted)?.sum(D::Minus1)?)
+        Ok(row_dot(&self.grad, &self.shifted)?)
     }
 
-    /// D(self_i ‖ other_j), `[n, m]`, before any clamping.
-    ///
-    /// The additive terms ride in the product as two more columns: adding them by broadcasting would cost
-    /// candle a slow sum over rows in the backward pass, and so backward is two products as well.
+    /// D(self_i ‖ other_j), `[n, m]`, no entry below 0.
     pub fn divergences(&self, other: &Self) -> Result<Tensor> {
-        Ok(matmul(&self.as_first()?, &other.as_second()?.t()?)?)
+        let offset = (other.tangent()? - &other.value)?; // [m]
+        Ok(cross_divergences(&self.shifted, &self.value, &other.grad, &offset)?)
+    }
+
+    /// D(self_i ‖ self_j), `[n, n]`, no entry below 0 and a diagonal of zeros.
+    pub fn divergences_within(&self) -> Result<Tensor> {
+        Ok(self_divergences(&self.shifted, &self.value, &self.grad)?)
     }
 }
 
@@ -115,14 +102,11 @@ pub(crate) fn check_finite(
     what: &'static str,
     values: &Tensor,
 ) -> Result<()> {
-    // 0·v is 0 where v is finite and NaN elsewhere, so the sum cannot overflow by itself.
-    let probe = (values.detach() * 0.0)?;
-    let on_host = |t: Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F64); // not every device has f64
-    if on_host(probe.sum_all()?)?.to_scalar::<f64>()? == 0.0 {
-        return Ok(());
+    match first_not_finite(values)? {
+        None => Ok(()),
+        Some((at, _)) => {
+            let width: usize = values.dims().iter().skip(1).product();
+            Err(Error::NotFinite { op, arg, what, row: at / width.max(1) })
+        }
     }
-    let rows = if probe.rank() == 2 { probe.sum(D::Minus1)? } else { probe };
-    let rows = on_host(rows)?.to_vec1::<f64>()?;
-    let row = rows.iter().position(|v| *v != 0.0).unwrap_or(0);
-    Err(Error::NotFinite { op, arg, what, row })
 }

@@ -47,9 +47,21 @@ macro_rules! vectorized {
 
             #[cfg(target_arch = "x86_64")]
             {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+                fn widest<$($generic: $bound),*>($($arg: $type),*) $(-> $result)? {
+                    body($($arg),*)
+                }
                 #[target_feature(enable = "avx2,fma")]
                 fn wide<$($generic: $bound),*>($($arg: $type),*) $(-> $result)? {
                     body($($arg),*)
+                }
+                if std::arch::is_x86_feature_detected!("avx512f")
+                    && std::arch::is_x86_feature_detected!("avx512bw")
+                    && std::arch::is_x86_feature_detected!("avx512dq")
+                    && std::arch::is_x86_feature_detected!("avx512vl")
+                {
+                    // SAFETY: the processor has the features that the function is compiled for.
+                    return unsafe { widest($($arg),*) };
                 }
                 if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
                     // SAFETY: the processor has the features that the function is compiled for.

@@ -4,7 +4,7 @@
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, Device, Result, Shape, Tensor, bail};
 
 /// An element type the CPU kernels work on: `f32` or `f64`.
 pub trait Real:
@@ -193,10 +193,7 @@ macro_rules! with_real {
 }
 pub(crate) use with_real;
 
-/// Whether the CPU kernels apply to a tensor: on the CPU, f32 or f64.
-pub(crate) fn on_cpu(x: &Tensor) -> bool {
-    x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
-}
+pub(crate) use crate::dispatch::on_cpu;
 
 #[cfg(test)]
 mod tests {

@@ -56,7 +56,7 @@ pub fn softplus_increment(z0: &Tensor, delta: &Tensor) -> Result<Tensor> {
 }
 
 #[inline(always)]
-fn softplus_of<T: Real>(z: T) -> T {
+pub(crate) fn softplus_of<T: Real>(z: T) -> T {
     z.max(T::ZERO) + above_kink(z)
 }
 

@@ -11,6 +11,7 @@ use dml::{Method, OptimizerConfig, TrainConfig, Watch, train};
 use dml_data::TrainSize;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    dml_kernels::settle_threads();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let argument = |i: usize, default: &str| arguments.get(i).cloned().unwrap_or_else(|| default.to_owned());
     let method = match argument(0, "separable").as_str() {

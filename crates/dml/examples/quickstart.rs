@@ -10,6 +10,7 @@ use dml::task::{MetricConfig, MetricTask, evaluate, evaluate_euclidean};
 use dml::{Method, SmallConvConfig, TrainConfig, Watch, train};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    dml_kernels::settle_threads();
     let mut arguments = std::env::args().skip(1);
     let method = match arguments.next().as_deref() {
         Some("euclidean") => Method::Euclidean,

@@ -20,7 +20,7 @@ pub use encoder::{
 };
 pub use error::{Error, Result};
 pub use method::Method;
-pub use optimizer::{Optimizer, OptimizerConfig};
+pub use optimizer::{Clipping, Optimizer, OptimizerConfig, UpdateRule};
 pub use parameter::{Group, Parameter};
 pub use train::{Task, TrainConfig, Watch, train};
 

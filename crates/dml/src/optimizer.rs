@@ -1,12 +1,47 @@
-//! AdamW with a learning rate for each group of parameters, linear warm-up and cosine decay.
+//! AdamW or gradient descent with momentum, with a learning rate for each group of parameters, linear warm-up and
+//! cosine decay, and clipping of gradients.
 
 use std::f64::consts::PI;
 
-use candle_core::{Var, backprop::GradStore};
-use dml_kernels::{AdamW, adamw_step};
+use candle_core::{Tensor, Var, backprop::GradStore};
+use dml_kernels::{AdamW, Gradient, Sgd, adamw_step, clipping_scale, sgd_step, squared_norm};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Group, Parameter, Result};
+
+/// How a parameter moves by its gradient.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum UpdateRule {
+    /// AdamW (Loshchilov & Hutter 2019 \[loshchilov2019\]) with β₁ and β₂ of the configuration; weight decay is
+    /// decoupled.
+    #[default]
+    #[serde(rename = "adamw")]
+    AdamW,
+    /// Gradient descent with momentum (Sutskever et al. 2013 \[sutskever2013\]), as `torch.optim.SGD` defines it;
+    /// weight decay is added to the gradient. Rates are of another order than AdamW's.
+    Sgd {
+        /// The decay of the velocity; 0 for none.
+        momentum: f64,
+        /// The share of the gradient that the velocity leaves out.
+        dampening: f64,
+        /// Whether a step looks ahead along the velocity; needs momentum and no dampening.
+        nesterov: bool,
+    },
+}
+
+/// What is done to gradients that are too large.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Clipping {
+    /// Nothing.
+    #[default]
+    None,
+    /// All gradients together are scaled down to this norm (Pascanu et al. 2013 \[pascanu2013\]).
+    Norm(f64),
+    /// Each entry is cut to ± this.
+    Value(f64),
+}
 
 /// Learning rates and their course.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -27,6 +62,10 @@ pub struct OptimizerConfig {
     pub beta1: f64,
     /// The decay of the mean of squared gradients: 0.99 because runs are short.
     pub beta2: f64,
+    /// How parameters move. Default AdamW.
+    pub rule: UpdateRule,
+    /// What is done to large gradients. Default nothing.
+    pub clipping: Clipping,
 }
 
 impl Default for OptimizerConfig {
@@ -39,6 +78,8 @@ impl Default for OptimizerConfig {
             warmup_steps: 10,
             beta1: 0.9,
             beta2: 0.99,
+            rule: UpdateRule::default(),
+            clipping: Clipping::default(),
         }
     }
 }
@@ -53,6 +94,47 @@ impl OptimizerConfig {
         0.5 * (1.0 + (PI * done.min(1.0)).cos())
     }
 
+    fn check(&self) -> Result<()> {
+        let error = |field, got: f64, expected| {
+            Err(Error::Config { what: "optimizer", field, got: got.to_string(), expected })
+        };
+        let rates = [
+            ("encoder_rate", self.encoder_rate),
+            ("generator_rate", self.generator_rate),
+            ("temperature_rate", self.temperature_rate),
+            ("weight_decay", self.weight_decay),
+        ];
+        for (field, value) in rates {
+            if !(value >= 0.0 && value.is_finite()) {
+                return error(field, value, "a finite number ≥ 0");
+            }
+        }
+        for (field, value) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+            if !(0.0..1.0).contains(&value) {
+                return error(field, value, "a number in [0, 1)");
+            }
+        }
+        if let UpdateRule::Sgd { momentum, dampening, nesterov } = self.rule {
+            for (field, value) in [("momentum", momentum), ("dampening", dampening)] {
+                if !(0.0..=1.0).contains(&value) {
+                    return error(field, value, "a number in [0, 1]");
+                }
+            }
+            if nesterov && momentum == 0.0 {
+                return error("momentum", momentum, "a number > 0 with `nesterov`");
+            }
+            if nesterov && dampening != 0.0 {
+                return error("dampening", dampening, "0 with `nesterov`");
+            }
+        }
+        match self.clipping {
+            Clipping::Norm(largest) | Clipping::Value(largest) if !(largest > 0.0 && largest.is_finite()) => {
+                error("clipping", largest, "a finite number > 0")
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn peak(&self, group: Group) -> f64 {
         match group {
             Group::Encoder => self.encoder_rate,
@@ -62,7 +144,7 @@ impl OptimizerConfig {
     }
 }
 
-/// The optimizer of one run: parameters and the moments of their gradients.
+/// The optimizer of one run: parameters and what it remembers of their gradients.
 #[derive(Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
@@ -73,37 +155,26 @@ pub struct Optimizer {
 #[derive(Debug)]
 struct Slot {
     parameter: Parameter,
-    moments: Var,
+    /// Moments `[2, n]` of AdamW, the velocity of momentum, nothing of plain gradient descent.
+    memory: Option<Var>,
 }
 
 impl Optimizer {
     /// An optimizer for a run of `steps` steps.
     ///
     /// # Errors
-    /// [`Error::Config`] for a rate that is negative or not finite, or a β outside [0, 1).
+    /// [`Error::Config`] for a rate that is negative or not finite, a β outside [0, 1), a momentum or dampening
+    /// outside [0, 1] or that Nesterov's step excludes, a clipping that is not above 0.
     pub fn new(parameters: Vec<Parameter>, config: OptimizerConfig, steps: usize) -> Result<Self> {
-        let rates = [
-            ("encoder_rate", config.encoder_rate),
-            ("generator_rate", config.generator_rate),
-            ("temperature_rate", config.temperature_rate),
-            ("weight_decay", config.weight_decay),
-        ];
-        for (field, value) in rates {
-            if !(value >= 0.0 && value.is_finite()) {
-                let (got, expected) = (value.to_string(), "a finite number ≥ 0");
-                return Err(Error::Config { what: "optimizer", field, got, expected });
-            }
-        }
-        for (field, value) in [("beta1", config.beta1), ("beta2", config.beta2)] {
-            if !(0.0..1.0).contains(&value) {
-                let (got, expected) = (value.to_string(), "a number in [0, 1)");
-                return Err(Error::Config { what: "optimizer", field, got, expected });
-            }
-        }
+        config.check()?;
         let slot = |parameter: Parameter| -> Result<Slot> {
             let var = &parameter.var;
-            let moments = Var::zeros((2, var.elem_count()), var.dtype(), var.device())?;
-            Ok(Slot { parameter, moments })
+            let memory = match config.rule {
+                UpdateRule::AdamW => Some(Var::zeros((2, var.elem_count()), var.dtype(), var.device())?),
+                UpdateRule::Sgd { momentum: 0.0, .. } => None,
+                UpdateRule::Sgd { .. } => Some(Var::zeros(var.shape(), var.dtype(), var.device())?),
+            };
+            Ok(Slot { parameter, memory })
         };
         Ok(Self { config, steps, slots: parameters.into_iter().map(slot).collect::<Result<_>>()? })
     }
@@ -111,30 +182,52 @@ impl Optimizer {
     /// Step `step` (from 0).
     ///
     /// # Errors
-    /// [`Error::NoGradient`] names a parameter that the loss does not reach.
+    /// [`Error::NoGradient`] names a parameter that the loss does not reach; no parameter has moved then.
     pub fn step(&self, step: usize, gradients: &GradStore) -> Result<()> {
+        let found: Vec<&Tensor> = self
+            .slots
+            .iter()
+            .map(|Slot { parameter: Parameter { name, var, .. }, .. }| {
+                gradients.get(var).ok_or_else(|| Error::NoGradient { step, name: name.clone() })
+            })
+            .collect::<Result<_>>()?;
+        let (scale, bound) = match self.config.clipping {
+            Clipping::None => (1.0, f64::INFINITY),
+            Clipping::Norm(largest) => {
+                (clipping_scale(squared_norm(found.iter().copied())?, largest)?, f64::INFINITY)
+            }
+            Clipping::Value(largest) => (1.0, largest),
+        };
         let share = self.config.share(step, self.steps);
-        for Slot { parameter, moments } in &self.slots {
-            let Parameter { name, var, group } = parameter;
-            let gradient =
-                gradients.get(var).ok_or_else(|| Error::NoGradient { step, name: name.clone() })?;
-            let config = AdamW {
-                learning_rate: share * self.config.peak(*group),
-                beta1: self.config.beta1,
-                beta2: self.config.beta2,
-                epsilon: 1e-8,
-                weight_decay: if *group == Group::Encoder { self.config.weight_decay } else { 0.0 },
-            };
-            adamw_step(var, gradient, moments, step as u64 + 1, config)?;
+        for (Slot { parameter, memory }, values) in self.slots.iter().zip(found) {
+            let Parameter { var, group, .. } = parameter;
+            let gradient = Gradient { values, scale, bound };
+            let learning_rate = share * self.config.peak(*group);
+            let weight_decay = if *group == Group::Encoder { self.config.weight_decay } else { 0.0 };
+            match (self.config.rule, memory) {
+                (UpdateRule::AdamW, Some(moments)) => {
+                    let OptimizerConfig { beta1, beta2, .. } = self.config;
+                    let config = AdamW { learning_rate, beta1, beta2, epsilon: 1e-8, weight_decay };
+                    adamw_step(var, gradient, moments, step as u64 + 1, config)?;
+                }
+                (UpdateRule::Sgd { momentum, dampening, nesterov }, velocity) => {
+                    let config = Sgd { learning_rate, momentum, dampening, nesterov, weight_decay };
+                    sgd_step(var, gradient, velocity.as_ref(), step == 0, config)?;
+                }
+                (UpdateRule::AdamW, None) => {} // `new` gives every slot its moments
+            }
         }
         Ok(())
     }
 
-    /// Everything a checkpoint must hold: each parameter by its name, and its moments as `NAME#moments`.
+    /// Everything a checkpoint must hold: each parameter by its name, and what the rule remembers of it as
+    /// `NAME#moments` or `NAME#velocity`.
     pub fn state(&self) -> Vec<(String, Var)> {
-        let entries = self.slots.iter().flat_map(|Slot { parameter, moments }| {
+        let what = if self.config.rule == UpdateRule::AdamW { "moments" } else { "velocity" };
+        let entries = self.slots.iter().flat_map(|Slot { parameter, memory }| {
             let Parameter { name, var, .. } = parameter;
-            [(name.clone(), var.clone()), (format!("{name}#moments"), moments.clone())]
+            let memory = memory.as_ref().map(|memory| (format!("{name}#{what}"), memory.clone()));
+            std::iter::once((name.clone(), var.clone())).chain(memory)
         });
         entries.collect()
     }
@@ -159,5 +252,47 @@ mod tests {
         let config = OptimizerConfig { generator_rate: f64::NAN, ..Default::default() };
         let message = Optimizer::new(Vec::new(), config, 1).unwrap_err().to_string();
         assert_eq!(message, "optimizer: `generator_rate` is NaN, expected a finite number ≥ 0");
+    }
+
+    #[test]
+    fn rules_and_clippings_that_make_no_sense_are_named() {
+        let message = |rule, clipping| {
+            let config = OptimizerConfig { rule, clipping, ..Default::default() };
+            Optimizer::new(Vec::new(), config, 1).unwrap_err().to_string()
+        };
+        let sgd = |momentum, dampening, nesterov| UpdateRule::Sgd { momentum, dampening, nesterov };
+        assert_eq!(
+            message(sgd(1.5, 0.0, false), Clipping::None),
+            "optimizer: `momentum` is 1.5, expected a number in [0, 1]"
+        );
+        assert_eq!(
+            message(sgd(0.0, 0.0, true), Clipping::None),
+            "optimizer: `momentum` is 0, expected a number > 0 with `nesterov`"
+        );
+        assert_eq!(
+            message(sgd(0.9, 0.5, true), Clipping::None),
+            "optimizer: `dampening` is 0.5, expected 0 with `nesterov`"
+        );
+        assert_eq!(
+            message(UpdateRule::AdamW, Clipping::Norm(0.0)),
+            "optimizer: `clipping` is 0, expected a finite number > 0"
+        );
+    }
+
+    #[test]
+    fn a_configuration_survives_its_file() {
+        let config = OptimizerConfig {
+            rule: UpdateRule::Sgd { momentum: 0.9, dampening: 0.1, nesterov: false },
+            clipping: Clipping::Norm(2.0),
+            ..Default::default()
+        };
+        for config in
+            [config, OptimizerConfig { clipping: Clipping::None, ..config }, OptimizerConfig::default()]
+        {
+            let text = toml::to_string(&config).unwrap();
+            assert_eq!(toml::from_str::<OptimizerConfig>(&text).unwrap(), config, "{text}");
+        }
+        let short: OptimizerConfig = toml::from_str("clipping = { value = 0.5 }").unwrap();
+        assert_eq!(short, OptimizerConfig { clipping: Clipping::Value(0.5), ..Default::default() });
     }
 }

@@ -34,6 +34,8 @@ const CONFIG: TrainConfig = TrainConfig {
         warmup_steps: 3,
         beta1: 0.9,
         beta2: 0.99,
+        rule: dml::UpdateRule::AdamW,
+        clipping: dml::Clipping::None,
     },
 };
 

@@ -10,10 +10,10 @@ mod init;
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor, Var};
-use dml_kernels::matmul;
+use dml_kernels::{ConvexNetwork, convex_network, matmul};
 use serde::{Deserialize, Serialize};
 
-use crate::tensor::{affine, check_pivot, dot, parameter, require, rows, shift, squared_norm};
+use crate::tensor::{affine, check_pivot, dot, parameter, require, rows, squared_norm};
 use crate::{Activation, Domain, Error, Generator, Parameter, Result};
 
 /// The shape of an [`Icnn`] and how it starts.
@@ -78,9 +78,8 @@ pub struct Icnn {
     curvature: f64,
 }
 
-/// What one forward and reverse pass leaves behind; `z`, `slopes` and `adjoints` have an entry a layer.
+/// What one forward and reverse pass leaves behind; `slopes` and `adjoints` have an entry a layer.
 struct Pass {
-    z: Vec<Tensor>,        // pre-activations, [n, k_l]
     h: Tensor,             // the last layer's output, [n, k_last]
     slopes: Vec<Tensor>,   // s'(z_l), [n, k_l]
     adjoints: Vec<Tensor>, // ∂φ/∂h_l, [n, k_l]
@@ -227,7 +226,7 @@ impl Icnn {
             adjoints.push(matmul(&upstream, &positive.hidden[l])?);
         }
         adjoints.reverse();
-        Ok(Pass { z, h, slopes, adjoints })
+        Ok(Pass { h, slopes, adjoints })
     }
 
     /// ⟨w_L, x⟩ + b_L + ε/2‖x‖².
@@ -237,15 +236,6 @@ impl Icnn {
             return Ok(affine);
         }
         Ok((affine + (squared_norm(x)? * (0.5 * self.curvature))?)?)
-    }
-
-    /// 0·(Σ w_L + b_L): the exact gradient of a divergence with respect to the affine part, so that an
-    /// optimizer finds an entry for every parameter.
-    fn zero(&self) -> Result<Tensor> {
-        // Not `* 0.0`: candle cuts the graph at a scalar factor of 0.
-        let slope = (self.slope.as_tensor() * self.slope.zeros_like()?)?.sum_all()?;
-        let offset = (self.offset.as_tensor() * self.offset.zeros_like()?)?.sum_all()?;
-        Ok((slope + offset)?)
     }
 }
 
@@ -286,44 +276,18 @@ impl Generator for Icnn {
         check_pivot("Icnn::centered", x, pivot)?;
         self.check("Icnn::centered", "pivot", pivot)?;
         self.check("Icnn::centered", "x", x)?;
-        let n = x.dim(0)?;
-        let positive = self.positive()?;
-        let at = self.pass(pivot, &positive)?; // every tensor [1, k_l]
-        let shift = shift(x, pivot)?; // [n, d]
-
-        let mut value = (squared_norm(&shift)? * (0.5 * self.curvature))?.broadcast_add(&self.zero()?)?;
-        let mut slopes = Vec::with_capacity(at.z.len()); // s'(z_l) at x
-        let mut rises = Vec::with_capacity(at.z.len()); // s'(z_l) − s'(z̄_l)
-        let mut h: Option<Tensor> = None; // increment of the layer below
-        for (l, z0) in at.z.iter().enumerate() {
-            let mut delta = matmul(&shift, &self.input(l).t()?)?; // [n, k_l]
-            if let Some(h) = &h {
-                delta = (delta + matmul(h, &positive.hidden[l - 1].t()?)?)?;
-            }
-            let slope0 = rows(&at.slopes[l].squeeze(0)?, n)?;
-            let rise = self.activation.increment(z0, &delta)?;
-            let bend = (&rise - (&slope0 * &delta)?)?; // ≥ 0: the unit's own divergence
-            value = (value + dot(&bend, &at.adjoints[l].squeeze(0)?)?)?;
-            let slope = self.activation.slope(&(rows(&z0.squeeze(0)?, n)? + &delta)?)?;
-            rises.push((&slope - slope0)?);
-            slopes.push(slope);
-            h = Some(rise);
-        }
-
-        // ∂φ/∂h_l at x less the same at μ, last to first; zero at the top, where it is constant.
-        let mut grad = (&shift * self.curvature)?;
-        let mut adjoint: Option<Tensor> = None;
-        for l in (0..at.z.len()).rev() {
-            let mut upstream = (rows(&at.adjoints[l].squeeze(0)?, n)? * &rises[l])?;
-            if let Some(adjoint) = &adjoint {
-                upstream = (upstream + (adjoint * &slopes[l])?)?;
-            }
-            grad = (grad + matmul(&upstream, self.input(l))?)?;
-            if l > 0 {
-                adjoint = Some(matmul(&upstream, &positive.hidden[l - 1])?);
-            }
-        }
-        Ok((value, grad))
+        let inputs = std::iter::once(&self.first_weight).chain(self.layers.iter().map(|l| &l.input));
+        let biases = std::iter::once(&self.first_bias).chain(self.layers.iter().map(|l| &l.bias));
+        let network = ConvexNetwork {
+            input: inputs.map(|w| w.as_tensor()).collect(),
+            bias: biases.map(|b| b.as_tensor()).collect(),
+            hidden: self.layers.iter().map(|l| l.hidden.as_tensor()).collect(),
+            top: self.top.as_tensor(),
+            affine: vec![self.slope.as_tensor(), self.offset.as_tensor()],
+            activation: self.activation.into(),
+            curvature: self.curvature,
+        };
+        Ok(convex_network(x, pivot, &network)?)
     }
 
     fn dim(&self) -> Option<usize> {

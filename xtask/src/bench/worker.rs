@@ -7,8 +7,8 @@ use anyhow::Context as _;
 
 use super::protocol::{Reply, Request};
 
-/// What sets the number of threads in either process.
-const THREADS: [&str; 4] = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"];
+/// What sets the number of threads in either process. Ours settles those of candle by itself.
+const THREADS: [&str; 3] = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"];
 
 /// A running worker; it ends when this is dropped.
 #[derive(Debug)]

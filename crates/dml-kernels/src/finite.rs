@@ -1,0 +1,53 @@
+//! Where a tensor is not finite, in one pass without a copy.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::cpu::{vectorized, with_slice};
+use crate::dispatch::on_cpu;
+use crate::real::{Real, with_real};
+
+/// Position (row-major) and value of the first entry that is infinite or not a number; `None` where all are finite.
+///
+/// # Errors
+/// When candle fails.
+/// # Examples
+/// ```
+/// # use {candle_core::{Device, Tensor}, dml_kernels::first_not_finite};
+/// let x = Tensor::new(&[[1f32, 2.], [f32::INFINITY, f32::NAN]], &Device::Cpu)?;
+/// assert_eq!(first_not_finite(&x)?, Some((2, f64::INFINITY)));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn first_not_finite(x: &Tensor) -> Result<Option<(usize, f64)>> {
+    if !on_cpu(x) {
+        // 0·v is 0 where v is finite and NaN elsewhere, so the sum cannot overflow by itself.
+        let probe = (x.detach() * 0.0)?.to_dtype(DType::F32)?.sum_all()?;
+        if probe.to_device(&Device::Cpu)?.to_scalar::<f32>()? == 0.0 {
+            return Ok(None);
+        }
+    }
+    let dtype = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+    let x = x.detach().to_device(&Device::Cpu)?.to_dtype(dtype)?;
+    with_real!(dtype, "first_not_finite", T => {
+        with_slice::<T, _>("first_not_finite", &x, |x| {
+            #[allow(clippy::useless_conversion, reason = "of f64 it is none")]
+            Ok(find(x).map(|at| (at, f64::from(x[at]))))
+        })
+    })
+}
+
+fn find<T: Real>(x: &[T]) -> Option<usize> {
+    const BLOCK: usize = 4096;
+    let block = x.chunks(BLOCK).position(|block| !all_finite(block))?;
+    let at = x[block * BLOCK..].iter().position(|&v| v * T::ZERO != T::ZERO)?;
+    Some(block * BLOCK + at)
+}
+
+vectorized! {
+    fn all_finite<T: Real>(x: &[T]) -> bool {
+        let mut fine = true;
+        for &v in x {
+            fine &= v * T::ZERO == T::ZERO; // not of NaN and infinity
+        }
+        fine
+    }
+}
