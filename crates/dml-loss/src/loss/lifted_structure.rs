@@ -33,7 +33,8 @@ impl Default for LiftedStructureConfig {
 /// ½[D_ap − m₊ + log(Σ_n exp(m₋ − D_an) + Σ_n exp(m₋ − D_pn))]₊² for each ordered positive pair.
 ///
 /// With a separate reference set the positives have no negatives of their own and the second sum is left out.
-/// Part `loss`, a loss a positive pair; any distance (similarities with their signs turned).
+/// (pytorch-metric-learning compares their row numbers with those of the batch there, which are of another table.)
+/// Part `loss`, a loss a positive pair; any distance. For similarities D − m₊ becomes m₊ − s, and m₋ − D becomes s − m₋.
 ///
 /// # Source
 /// Song et al. 2016 \[song2016\], equation 4.
@@ -51,10 +52,11 @@ impl Loss for LiftedStructure {
         if counts.one_sided() {
             return Ok(Vec::new());
         }
-        let close = self.distance.closeness(&batch.all_pairs(&*self.distance)?)?; // [n, m]
-        let log_counts = counts.negative.iter().map(|&c| c.max(1.0).ln() + self.config.neg_margin).collect();
-        let logits = (&close + upload(log_counts, (counts.n, counts.m), &close)?)?;
-        let keep = counts.keep(&counts.negative, &close)?;
+        let values = batch.all_pairs(&*self.distance)?; // [n, m]
+        let near = self.distance.margin_over(&values, self.config.neg_margin)?.neg()?; // [n, m]
+        let log_counts = counts.negative.iter().map(|&c| c.max(1.0).ln()).collect();
+        let logits = (&near + upload(log_counts, (counts.n, counts.m), &near)?)?;
+        let keep = counts.keep(&counts.negative, &near)?;
         let norm = masked_log_sum_exp(&logits, &keep, false)?.squeeze(1)?; // [n]
         let some = keep.max(1)?; // [n]
         let norm = fill_unless(&norm, &some, NOTHING)?;
@@ -67,8 +69,9 @@ impl Loss for LiftedStructure {
         }
         let some = negatives.detach().gt(NOTHING / 2.0)?;
         let negatives = fill_unless(&negatives, &some, 0.0)?;
-        let own = entries(&close, &positive.anchor, &positive.other)?; // [k]
-        let losses = (hinge(&((negatives - own)? - self.config.pos_margin)?)?.sqr()? * 0.5)?;
+        let own = entries(&values, &positive.anchor, &positive.other)?; // [k]
+        let own = self.distance.margin_over(&own, self.config.pos_margin)?;
+        let losses = (hinge(&(negatives + own)?)?.sqr()? * 0.5)?;
         Ok(vec![Part::new("loss", losses, Index::Pairs(positive))])
     }
 
@@ -79,7 +82,7 @@ impl Loss for LiftedStructure {
 
 /// [log Σ_p exp(D_ap − m₊) + log Σ_n exp(m₋ − D_an)]₊ for each row; an empty sum's logarithm counts as 0.
 ///
-/// Part `loss`, a loss a row; any distance (similarities with their signs turned).
+/// Part `loss`, a loss a row; any distance. For similarities D − m₊ becomes m₊ − s, and m₋ − D becomes s − m₋.
 ///
 /// # Source
 /// Hermans et al. 2017 \[hermans2017\], equation 7.
@@ -112,8 +115,8 @@ impl RowLoss for Rows<'_> {
         let sign = T::from_f64(self.sign);
         let (pos, neg) = (T::from_f64(self.config.pos_margin), T::from_f64(self.config.neg_margin));
         for ((p, n), &v) in p.iter_mut().zip(&mut *n).zip(row) {
-            *p = sign * v - pos;
-            *n = neg - sign * v;
+            *p = sign * (v - pos);
+            *n = sign * (neg - v);
         }
         let loss = rows::log_sum_exp(p, positive, false) + rows::log_sum_exp(n, negative, false);
         if loss <= T::ZERO {

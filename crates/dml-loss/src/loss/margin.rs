@@ -56,7 +56,8 @@ impl Default for MarginConfig {
 /// [D_ap − β + m]₊ + [β − D_an + m]₊ over triplets, turned for similarities, and ν·β where β is learned.
 ///
 /// β is one number or one for each class (then that of the anchor). Parts `margin_loss`, a loss a triplet, and
-/// `beta_reg_loss`, both with the number of hinge terms above 0 as divisor. Own parameter `beta` `[1]` or `[classes]`
+/// `beta_reg_loss`, one for the batch or, with a boundary for each class, a loss a triplet; both with the number of hinge
+/// terms above 0 as divisor. Own parameter `beta` `[1]` or `[classes]`
 /// where learned. Any distance with β in its units.
 ///
 /// # Source
@@ -182,13 +183,7 @@ impl Loss for Margin {
             let zero = ((beta - beta.detach())? * by_beta)?.sum_all()?;
             total = (total + zero)?;
             if nu != 0.0 {
-                let mut part = Part::new("beta_reg_loss", (beta * nu)?, Index::Classes(vec![0]));
-                part.divisor = Some(upload(vec![1.0], (), beta)?);
-                let value = reducer.reduce(&part, batch.labels())?;
-                if value.rank() != 0 {
-                    return Ok(Reduced::Unknown);
-                }
-                total = (total + value)?;
+                total = (total + (beta * nu)?.sum_all()?)?;
             }
         }
         Ok(Reduced::Value(total))
@@ -227,11 +222,15 @@ impl Loss for Margin {
         let mut parts = vec![main];
         if learn_beta && nu != 0.0 {
             let losses = (&beta * nu)?;
-            let (index, divisor) = match num_classes {
-                Some(_) => (Index::Rows(triplets.anchor), active),
-                None => (Index::Classes(vec![0]), active.ones_like()?),
-            };
-            parts.push(Part { name: "beta_reg_loss", losses, index, divisor: Some(divisor) });
+            parts.push(match num_classes {
+                Some(_) => Part {
+                    name: "beta_reg_loss",
+                    losses,
+                    index: Index::Rows(triplets.anchor),
+                    divisor: Some(active),
+                },
+                None => Part::whole("beta_reg_loss", losses),
+            });
         }
         Ok(parts)
     }

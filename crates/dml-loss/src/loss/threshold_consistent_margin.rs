@@ -38,7 +38,8 @@ impl Default for ThresholdConsistentMarginConfig {
 /// pairs with s ≥ m₋; turned for distances.
 ///
 /// A regularizer beside another loss: only the pairs on the wrong side of the common thresholds count. Part `loss`, one
-/// for the batch. Cosine is usual; any distance with the margins in its units.
+/// for the batch. Cosine is usual; any distance with the margins in its units. A separate reference set is what the rows
+/// are compared with; pytorch-metric-learning looks its row numbers up in the batch.
 ///
 /// # Source
 /// Zhang et al. 2024 \[zhang2024\], equation 5.
