@@ -10,6 +10,7 @@ mod angle;
 mod angular;
 mod centroid_triplet;
 mod circle;
+mod class_rows;
 mod class_table;
 mod contrastive;
 mod cross_batch_memory;

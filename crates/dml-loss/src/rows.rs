@@ -62,6 +62,12 @@ pub(crate) fn log_sum_exp<T: Real>(x: &mut [T], weight: &[T], one: bool) -> T {
     }
     let mut total = sum(x);
     if one {
+        if shift == T::ZERO && total <= T::ONE {
+            // Few and far from 1: the logarithm keeps what 1 + total would round away.
+            let inverse = T::ONE / (T::ONE + total);
+            x.iter_mut().for_each(|x| *x = *x * inverse);
+            return total.ln_1p_unit();
+        }
         total += (-shift).exp_fast();
     }
     let inverse = T::ONE / total;

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Index, Loss, Parameter, Part, Result, Role, Tuples,
-    loss::class_table::{ClassTable, class_ids, cross_entropy, weighted},
+    loss::{
+        class_rows::{ClassRows, OwnClass},
+        class_table::{ClassTable, class_ids, weighted},
+    },
     rows::log_sum_exp,
     tensor::rows,
     tuples::PairTable,
@@ -157,9 +160,10 @@ impl Loss for ProxyNca {
             return Ok(Vec::new());
         }
         let classes = class_ids("ProxyNca", batch, self.config.num_classes)?;
-        let values = self.distance.all_pairs(batch.embeddings(), &self.proxies)?; // [n, classes]
-        let logits = (self.distance.closeness(&values)? * self.config.softmax_scale)?;
-        let losses = cross_entropy(&logits, &classes)?;
+        let sign = if self.distance.larger_is_closer() { 1.0 } else { -1.0 };
+        let factor = sign * self.config.softmax_scale;
+        let of = ClassRows { own: &classes, per_class: 1, factor, margin: OwnClass::AsItIs };
+        let losses = self.distance.pairs(batch.embeddings(), &self.proxies)?.row_losses(&of, None)?; // [n]
         Ok(vec![Part::of_rows(weighted(&losses, tuples, true)?)?])
     }
 
