@@ -150,53 +150,13 @@ def divergence(tensors, form):
     return Case(lambda: hardest_triplet(form(phi, x), labels), {"x": x, **phi.parameters})
 
 
-def library_loss(tensors, name):
-    from pytorch_metric_learning import losses, miners
-
-    x, labels = tensors["x"].requires_grad_(), tensors["labels"]
-    table = {"num_classes": int(labels.max()) + 1, "embedding_size": x.shape[1]}
-    plain = {
-        "contrastive": losses.ContrastiveLoss,
-        "triplet-margin-batch-hard": losses.TripletMarginLoss,
-        "n-pairs": losses.NPairsLoss,
-        "sup-con": losses.SupConLoss,
-        "nt-xent": losses.NTXentLoss,
-        "signal-to-noise-contrastive": losses.SignalToNoiseRatioContrastiveLoss,
-        "multi-similarity": losses.MultiSimilarityLoss,
-        "circle": losses.CircleLoss,
-        "lifted-structure": losses.LiftedStructureLoss,
-        "generalized-lifted-structure": losses.GeneralizedLiftedStructureLoss,
-        "intra-pair-variance": losses.IntraPairVarianceLoss,
-        "margin": losses.MarginLoss,
-        "nca": losses.NCALoss,
-        "tuplet-margin": losses.TupletMarginLoss,
-        "fast-ap": losses.FastAPLoss,
-    }
-    tables = {
-        "proxy-nca": losses.ProxyNCALoss,
-        "proxy-anchor": losses.ProxyAnchorLoss,
-        "normalized-softmax": losses.NormalizedSoftmaxLoss,
-        "cos-face": losses.CosFaceLoss,
-        "arc-face": losses.ArcFaceLoss,
-        "soft-triple": losses.SoftTripleLoss,
-    }
-    loss = tables[name](**table) if name in tables else plain[name]()
-    parameters = {"x": x}
-    for own, parameter in loss.named_parameters():
-        with torch.no_grad():
-            parameter.copy_(tensors[own])
-        parameters[own] = parameter
-    if name == "triplet-margin-batch-hard":
-        miner = miners.BatchHardMiner()
-        return Case(lambda: loss(x, labels, miner(x, labels)), parameters)
-    return Case(lambda: loss(x, labels), parameters)
-
-
 def load(identifier, path):
     tensors = load_file(path)
     group, name = identifier.split("/")[:2]
     if group == "loss":
-        return library_loss(tensors, name)
+        import losses
+
+        return Case(*losses.build(tensors, name))
     builders = {
         ("matmul", "square"): Product,
         ("step", "conv-icnn-hardest-triplet"): step_icnn,

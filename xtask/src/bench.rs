@@ -22,6 +22,7 @@ use worker::Worker;
 use workload::Workload;
 
 mod case;
+mod losses;
 mod protocol;
 mod record;
 mod worker;

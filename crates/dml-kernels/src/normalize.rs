@@ -29,7 +29,7 @@ struct Normalize {
 }
 
 #[inline(always)]
-fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+pub(crate) fn dot<T: Real>(a: &[T], b: &[T]) -> T {
     let mut lanes = [T::ZERO; 8];
     let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
     let rest = a_chunks.remainder().iter().zip(b_chunks.remainder());
@@ -47,13 +47,13 @@ fn dot<T: Real>(a: &[T], b: &[T]) -> T {
 
 /// Whether a row of this inverse length was divided by SHORTEST, which does not depend on the row.
 #[inline(always)]
-fn is_shortest<T: Real>(inverse: T) -> bool {
+pub(crate) fn is_shortest<T: Real>(inverse: T) -> bool {
     inverse >= T::ONE / T::from_f64(SHORTEST)
 }
 
 /// 1 / max(‖row‖, SHORTEST). The row is scaled by its largest entry first where its square would leave the range.
 #[inline(always)]
-fn inverse_length<T: Real>(row: &[T]) -> T {
+pub(crate) fn inverse_length<T: Real>(row: &[T]) -> T {
     let square = dot(row, row);
     let fine = square > T::from_f64(1e-30) && square < T::from_f64(1e30);
     let length = if fine {

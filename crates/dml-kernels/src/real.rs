@@ -26,6 +26,8 @@ pub trait Real:
     const ONE: Self;
     /// −∞.
     const NEG_INFINITY: Self;
+    /// The spacing of numbers at 1.
+    const EPSILON: f64;
     /// |x|.
     fn abs(self) -> Self;
     /// √x.
@@ -36,10 +38,16 @@ pub trait Real:
     fn min(self, other: Self) -> Self;
     /// Whether it is NaN.
     fn is_nan(self) -> bool;
+    /// The natural logarithm.
+    fn ln(self) -> Self;
+    /// x to the power e.
+    fn powf(self, e: Self) -> Self;
     /// The nearest value to an f64.
     fn from_f64(value: f64) -> Self;
     /// A whole number from 0 to 255 as a byte.
     fn to_byte(self) -> u8;
+    /// The value as an f64.
+    fn to_f64(self) -> f64;
     /// eˣ; NaN for NaN, 0 below the smallest normal number.
     fn exp_fast(self) -> Self;
     /// log(1 + t) for t in `[0, 1]`.
@@ -60,6 +68,8 @@ macro_rules! plain_arithmetic {
         const ZERO: Self = 0.0;
         const ONE: Self = 1.0;
         const NEG_INFINITY: Self = $t::NEG_INFINITY;
+        #[allow(clippy::unnecessary_cast, reason = "for f64 it is none")]
+        const EPSILON: f64 = $t::EPSILON as f64;
         #[inline(always)]
         fn abs(self) -> Self {
             $t::abs(self)
@@ -81,6 +91,14 @@ macro_rules! plain_arithmetic {
             $t::is_nan(self)
         }
         #[inline(always)]
+        fn ln(self) -> Self {
+            $t::ln(self)
+        }
+        #[inline(always)]
+        fn powf(self, e: Self) -> Self {
+            $t::powf(self, e)
+        }
+        #[inline(always)]
         fn from_f64(value: f64) -> Self {
             value as $t
         }
@@ -89,6 +107,11 @@ macro_rules! plain_arithmetic {
             // Adding the number from which on only whole ones exist puts it into the low bits; a cast that saturates
             // does not vectorize.
             (self + (1u64 << ($t::MANTISSA_DIGITS - 1)) as $t).to_bits() as u8
+        }
+        #[inline(always)]
+        #[allow(clippy::unnecessary_cast, reason = "for f64 it is none")]
+        fn to_f64(self) -> f64 {
+            self as f64
         }
         fn slice(storage: &CpuStorage) -> Result<&[Self]> {
             match storage {

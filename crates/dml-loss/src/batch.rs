@@ -1,8 +1,11 @@
 //! A batch: embeddings with labels, and optionally a reference set to compare them with.
 
-use candle_core::Tensor;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::{Distance, Error, Result, tensor::download, tensor::zeros_like};
+use candle_core::Tensor;
+use dml_kernels::{PairMatrix, first_not_finite};
+
+use crate::{Distance, Error, Result, tensor::zeros_like, tuples::Classes};
 
 /// Embeddings `[n, d]` with a label each, compared with one another or with a reference set `[m, d]`.
 ///
@@ -20,7 +23,13 @@ pub struct Batch {
     embeddings: Tensor,
     labels: Vec<i64>,
     reference: Option<Reference>,
+    classes: OnceLock<Arc<Classes>>,
+    /// The matrices computed so far, where miner and loss share them.
+    shared: Option<Arc<Mutex<Vec<Shared>>>>,
 }
+
+/// A matrix and the distance it is of, which is kept alive so that its address stays its own.
+type Shared = (Arc<dyn Distance>, PairMatrix);
 
 #[derive(Debug, Clone)]
 struct Reference {
@@ -36,7 +45,13 @@ impl Batch {
     /// [`Error::Shape`], [`Error::Labels`], or [`Error::NotFinite`] naming the row.
     pub fn new(embeddings: &Tensor, labels: &[i64]) -> Result<Self> {
         check("Batch::new", ("embeddings", embeddings), ("labels", labels))?;
-        Ok(Self { embeddings: embeddings.clone(), labels: labels.to_vec(), reference: None })
+        Ok(Self {
+            embeddings: embeddings.clone(),
+            labels: labels.to_vec(),
+            reference: None,
+            classes: OnceLock::new(),
+            shared: None,
+        })
     }
 
     /// The same batch, its rows compared with a separate reference set.
@@ -52,6 +67,7 @@ impl Batch {
         }
         self.reference =
             Some(Reference { embeddings: embeddings.clone(), labels: labels.to_vec(), own: None });
+        self.forget();
         Ok(self)
     }
 
@@ -75,6 +91,7 @@ impl Batch {
             return Err(Error::Index { op, arg: "own", position, index: own[position], rows });
         }
         reference.own = Some(own.to_vec());
+        self.forget();
         Ok(self)
     }
 
@@ -121,6 +138,51 @@ impl Batch {
         }
     }
 
+    /// The column that is row i itself, if any.
+    pub(crate) fn own_column(&self, i: usize) -> Option<usize> {
+        match &self.reference {
+            None => Some(i),
+            Some(r) => r.own.as_ref().map(|own| own[i] as usize),
+        }
+    }
+
+    /// Which columns are of which class, worked out once.
+    pub(crate) fn classes(&self) -> &Arc<Classes> {
+        self.classes.get_or_init(|| Arc::new(Classes::new(self)))
+    }
+
+    /// The same batch, whose matrices of pairs are computed once for all that ask for them: for the length of one
+    /// step, in which no parameter of a distance changes.
+    pub(crate) fn sharing(&self) -> Self {
+        Self { shared: Some(Arc::default()), ..self.clone() }
+    }
+
+    /// As [`sharing`](Self::sharing) where `other` shares.
+    pub(crate) fn sharing_as(self, other: &Self) -> Self {
+        if other.shared.is_some() { self.sharing() } else { self }
+    }
+
+    /// Drops what was worked out from other columns.
+    fn forget(&mut self) {
+        self.classes = OnceLock::new();
+        self.shared = self.shared.take().map(|_| Arc::default());
+    }
+
+    /// All pairs of rows and columns with the way back from their gradient.
+    pub(crate) fn pairs(&self, distance: &Arc<dyn Distance>) -> Result<PairMatrix> {
+        let Some(shared) = &self.shared else {
+            return distance.pairs(&self.embeddings, self.columns());
+        };
+        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = |d: &Arc<dyn Distance>| Arc::as_ptr(d).cast::<()>();
+        if let Some((_, matrix)) = shared.iter().find(|(known, _)| address(known) == address(distance)) {
+            return Ok(matrix.clone());
+        }
+        let matrix = distance.pairs(&self.embeddings, self.columns())?;
+        shared.push((distance.clone(), matrix.clone()));
+        Ok(matrix)
+    }
+
     /// All pairs of rows and columns: `[n, m]`.
     ///
     /// # Errors
@@ -146,14 +208,24 @@ impl Batch {
 
     /// A scalar 0 with gradient 0 for embeddings and reference set.
     pub(crate) fn zero(&self) -> Result<Tensor> {
-        let mut zero = Tensor::zeros((), self.embeddings.dtype(), self.embeddings.device())?;
-        for x in [Some(&self.embeddings), self.reference.as_ref().map(|r| &r.embeddings)] {
-            if let Some(x) = x.filter(|x| x.elem_count() > 0) {
-                zero = (zero + (x * zeros_like(x)?)?.sum_all()?)?;
-            }
-        }
-        Ok(zero)
+        let zero = Tensor::zeros((), self.embeddings.dtype(), self.embeddings.device())?;
+        self.with_zero_of_reference(add_zero_of(&zero, &self.embeddings)?)
     }
+
+    /// The value plus a 0 with gradient 0 for the reference set, so that it has a gradient whatever the loss looks at.
+    pub(crate) fn with_zero_of_reference(&self, value: Tensor) -> Result<Tensor> {
+        match &self.reference {
+            Some(reference) => add_zero_of(&value, &reference.embeddings),
+            None => Ok(value),
+        }
+    }
+}
+
+fn add_zero_of(value: &Tensor, x: &Tensor) -> Result<Tensor> {
+    if x.elem_count() == 0 || !x.track_op() {
+        return Ok(value.clone());
+    }
+    Ok((value + (x * zeros_like(x)?)?.sum_all()?)?)
 }
 
 fn check(
@@ -171,14 +243,8 @@ fn check(
     if x.elem_count() == 0 {
         return Ok(());
     }
-    // One reduction decides in the usual case; the rows are searched only when it is not finite.
-    let sum = download(&x.detach().abs()?.sum_all()?)?;
-    if sum.iter().all(|s| s.is_finite()) {
-        return Ok(());
-    }
-    let values = download(x)?;
-    match values.iter().position(|v| !v.is_finite()) {
-        Some(at) => Err(Error::NotFinite { op, arg, row: at / d, value: values[at] }),
+    match first_not_finite(x)? {
+        Some((at, value)) => Err(Error::NotFinite { op, arg, row: at / d, value }),
         None => Ok(()),
     }
 }

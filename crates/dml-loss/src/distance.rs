@@ -6,6 +6,7 @@
 use std::fmt::Debug;
 
 use candle_core::Tensor;
+use dml_kernels::{PairMatrix, Pairing};
 
 use crate::{Error, Parameter, Result};
 
@@ -33,6 +34,15 @@ pub trait Distance: Debug + Send + Sync {
     /// # Errors
     /// [`Error::Shape`] when the shapes disagree; for divergences, when a row leaves the generator's domain.
     fn all_pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor>;
+
+    /// As [`all_pairs`](Self::all_pairs), with the way back from the gradient of the matrix to the rows: what losses and
+    /// miners ask for. A distance overrides it where it need not build the matrix within the graph.
+    ///
+    /// # Errors
+    /// As [`all_pairs`](Self::all_pairs).
+    fn pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<PairMatrix> {
+        Ok(PairMatrix::of_graph(&self.all_pairs(anchors, others)?)?)
+    }
 
     /// Row i with row i: `[n, d]`, `[n, d]` → `[n]`.
     ///
@@ -97,6 +107,17 @@ pub(crate) fn check(op: &'static str, anchors: &Tensor, others: &Tensor, paired:
         _ => return Ok(()),
     };
     Err(Error::shape(op, "others", others, expected))
+}
+
+/// The matrix of pairs by a kernel, where there is one for these tensors.
+pub(crate) fn by_kernel(
+    anchors: &Tensor,
+    others: &Tensor,
+    pairing: Pairing,
+    normalize: bool,
+) -> Result<Option<PairMatrix>> {
+    let others = (anchors.id() != others.id()).then_some(others);
+    Ok(PairMatrix::of_rows(anchors, others, pairing, normalize)?)
 }
 
 /// `f` of both tensors, computed once (and kept one tensor) where they are one.

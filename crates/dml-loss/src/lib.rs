@@ -39,6 +39,7 @@ mod objective;
 mod parameter;
 mod reducer;
 mod regularizer;
+mod rows;
 mod sampling;
 mod spec;
 mod temperature;
@@ -50,6 +51,7 @@ pub use distance::{
     BregmanDistance, BregmanSpec, Cosine, Distance, DistanceSpec, DotProduct, FixedSpec, Lp, SideSpec,
     SignalToNoise,
 };
+pub use dml_kernels::Tally;
 pub use error::{Error, Result};
 pub use loss::{
     Angular, AngularConfig, ArcFaceConfig, CentroidTriplet, CentroidTripletConfig, Circle, CircleConfig,
@@ -61,7 +63,7 @@ pub use loss::{
     MomentumQueue, MultiSimilarity, MultiSimilarityConfig, NPairs, NPairsConfig, Nca, NcaConfig,
     NormalizedSoftmaxConfig, NtXent, NtXentConfig, P2sGrad, P2sGradConfig, Part, Pnp, PnpConfig, PnpVariant,
     ProxyAnchor, ProxyAnchorConfig, ProxyNca, ProxyNcaConfig, QueueLabels, RankedList, RankedListConfig,
-    SmoothAp, SmoothApConfig, SoftTriple, SoftTripleConfig, State, SupCon, SupConConfig,
+    Reduced, SmoothAp, SmoothApConfig, SoftTriple, SoftTripleConfig, State, SupCon, SupConConfig,
     ThresholdConsistentMargin, ThresholdConsistentMarginConfig, TripletMargin, TripletMarginConfig,
     TupletMargin, TupletMarginConfig, TwoViews, VicReg, VicRegConfig, WeightedSum,
 };
@@ -76,7 +78,7 @@ pub use objective::Objective;
 pub use parameter::{Parameter, Role};
 pub use reducer::{
     AvgNonZero, ByPart, ClassWeighted, Divisor, DoNothing, Mean, PerAnchor, Reducer, ReducerSpec, Sum,
-    Threshold,
+    Threshold, Weighing,
 };
 pub use regularizer::{
     CenterInvariant, Curvature, CurvatureConfig, LpNorm, LpNormConfig, RegularFace, Regularization,

@@ -4,12 +4,13 @@ use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use candle_core::Tensor;
 
-use crate::{Batch, Distance, Mean, PairList, Parameter, Reducer, Result, Triplets, Tuples};
+use crate::{Batch, Distance, Error, Mean, PairList, Parameter, Reducer, Result, Triplets, Tuples};
 
 mod angle;
 mod angular;
 mod centroid_triplet;
 mod circle;
+mod class_rows;
 mod class_table;
 mod contrastive;
 mod cross_batch_memory;
@@ -22,6 +23,7 @@ mod instance;
 mod intra_pair_variance;
 mod large_margin_softmax;
 mod lifted_structure;
+mod logits;
 mod manifold;
 mod margin;
 mod margin_softmax;
@@ -32,6 +34,7 @@ mod n_pairs;
 mod nca;
 mod nt_xent;
 mod p2s_grad;
+mod pair_hinge;
 mod pnp;
 mod proxy_anchor;
 mod ranked_list;
@@ -41,6 +44,8 @@ mod soft_triple;
 mod sup_con;
 mod threshold_consistent_margin;
 mod triplet_margin;
+mod triplet_rows;
+mod tuple_sum;
 mod tuplet_margin;
 mod two_views;
 mod vic_reg;
@@ -140,6 +145,54 @@ impl Part {
     }
 }
 
+/// What a loss says when it is asked for its reduced value.
+#[derive(Debug, Clone)]
+pub enum Reduced {
+    /// It knows no short way.
+    Unknown,
+    /// The batch leaves no tuple.
+    Nothing,
+    /// A scalar.
+    Value(Tensor),
+}
+
+impl Reduced {
+    pub(crate) fn of(value: Option<Tensor>) -> Self {
+        value.map_or(Self::Nothing, Self::Value)
+    }
+}
+
+/// The value of a loss by a reducer, the short way where there is one; `None` where no tuple is left.
+pub(crate) fn reduce(
+    loss: &dyn Loss,
+    batch: &Batch,
+    tuples: Option<&Tuples>,
+    reducer: &dyn Reducer,
+) -> Result<Option<Tensor>> {
+    match loss.reduced(batch, tuples, reducer)? {
+        Reduced::Value(value) => return Ok(Some(value)),
+        Reduced::Nothing => return Ok(None),
+        Reduced::Unknown => {}
+    }
+    let mut total: Option<Tensor> = None;
+    for part in loss.unreduced(batch, tuples)? {
+        let value = match part.index {
+            Index::Whole => part.losses.sum_all()?,
+            _ => reducer.reduce(&part, batch.labels())?,
+        };
+        if value.rank() != 0 {
+            let got = format!("of shape {:?}", value.dims());
+            let expected = "a scalar; call `Objective::unreduced` for unreduced losses";
+            return Err(Error::config("Objective", "reducer", got, expected));
+        }
+        total = Some(match total {
+            Some(total) => (total + value)?,
+            None => value,
+        });
+    }
+    Ok(total)
+}
+
 /// What a loss remembers between batches, by name.
 pub type State = BTreeMap<String, Tensor>;
 
@@ -153,6 +206,17 @@ pub trait Loss: Debug + Send + Sync {
     /// # Errors
     /// What the distance returns, and [`Error::Config`](crate::Error::Config) for a batch the loss has no use for.
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>>;
+
+    /// The value of the batch by a reducer, where the loss knows a way to it that lists no tuples. `None` where it knows
+    /// none: then [`unreduced`](Self::unreduced) and the reducer give it, and must give the same. A loss that remembers
+    /// takes a step in this call or in that one, never in both.
+    ///
+    /// # Errors
+    /// As [`unreduced`](Self::unreduced), and what the reducer returns.
+    fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
+        let _ = (batch, tuples, reducer);
+        Ok(Reduced::Unknown)
+    }
 
     /// The distance, `None` where the loss uses none.
     fn distance(&self) -> Option<&Arc<dyn Distance>>;

@@ -2,7 +2,9 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use crate::{Batch, Distance, Result, Tuples, tensor::download};
+use dml_kernels::PairMatrix;
+
+use crate::{Batch, Distance, Pairs, Result, Tuples, rows::EachRow};
 
 mod angular;
 mod batch_easy_hard;
@@ -40,29 +42,67 @@ pub trait Miner: Debug + Send + Sync {
     fn distance(&self) -> Option<&Arc<dyn Distance>>;
 }
 
-/// The distances of a batch on the host, turned so that larger is farther.
+/// The distances of a batch, turned so that larger is farther.
 #[derive(Debug)]
 pub(crate) struct Farness {
-    pub m: usize,
-    pub values: Vec<f64>,
+    matrix: PairMatrix,
     /// 1 for distances, −1 for similarities: the sign that turns a bound in the same way.
     pub sign: f64,
 }
 
 impl Farness {
     /// `None` where there is nothing to compare.
-    pub fn new(batch: &Batch, distance: &dyn Distance) -> Result<Option<Self>> {
+    pub fn new(batch: &Batch, distance: &Arc<dyn Distance>) -> Result<Option<Self>> {
         if batch.nothing() {
             return Ok(None);
         }
-        let matrix = batch.detach().all_pairs(distance)?; // [n, m]
         let sign = if distance.larger_is_closer() { -1.0 } else { 1.0 };
-        let m = matrix.dim(1)?;
-        let values = download(&matrix)?.into_iter().map(|v| sign * v).collect();
-        Ok(Some(Self { m, values, sign }))
+        Ok(Some(Self { matrix: batch.pairs(distance)?, sign }))
     }
 
-    pub fn row(&self, i: usize) -> &[f64] {
-        &self.values[i * self.m..(i + 1) * self.m]
+    /// What `f(anchor, far, found)` finds for each anchor, in their order.
+    pub fn each_anchor<O: Send>(&self, f: impl Fn(usize, &[f64], &mut Vec<O>) + Sync) -> Result<Vec<O>> {
+        let turned = |i: usize, row: &[f64], found: &mut Vec<O>| {
+            if self.sign > 0.0 {
+                return f(i, row, found);
+            }
+            let far: Vec<f64> = row.iter().map(|v| -v).collect();
+            f(i, &far, found);
+        };
+        Ok(self.matrix.map_rows(&EachRow::new(turned))?)
+    }
+
+    /// All values, row-major.
+    pub fn values(&self) -> Vec<f64> {
+        let mut values = self.matrix.values();
+        values.iter_mut().for_each(|v| *v *= self.sign);
+        values
+    }
+
+    /// The number of columns.
+    pub fn columns(&self) -> usize {
+        self.matrix.columns()
+    }
+}
+
+/// A pair that a miner found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Found {
+    /// Anchor and positive.
+    Positive(usize, usize),
+    /// Anchor and negative.
+    Negative(usize, usize),
+}
+
+impl Pairs {
+    pub(crate) fn of(found: Vec<Found>) -> Self {
+        let mut pairs = Self::default();
+        for pair in found {
+            match pair {
+                Found::Positive(a, p) => pairs.positive.push(a, p),
+                Found::Negative(a, n) => pairs.negative.push(a, n),
+            }
+        }
+        pairs
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use crate::{
-    Batch, Error, Index, Loss, Miner, Parameter, Part, Reducer, Regularization, RegularizedRows, Result,
-    Tuples,
+    Batch, Error, Loss, Miner, Parameter, Part, Reducer, Regularization, RegularizedRows, Result, Tuples,
+    loss::reduce,
 };
 
 /// A loss with an optional miner before it and a reducer after it.
@@ -67,8 +67,9 @@ impl Objective {
     /// # Errors
     /// What miner, loss or reducer return; [`Error::Config`] when the reducer leaves more than a scalar.
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
-        let tuples = self.mine(batch)?;
-        self.forward_with(batch, tuples.as_ref())
+        let batch = batch.sharing();
+        let tuples = self.mine(&batch)?;
+        self.value(&batch, tuples.as_ref())
     }
 
     /// The value of a batch over given tuples (`None`: all valid ones), the miner left aside.
@@ -76,19 +77,18 @@ impl Objective {
     /// # Errors
     /// As [`forward`](Self::forward), and [`Error::Index`] for a tuple outside the batch.
     pub fn forward_with(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Tensor> {
-        let mut total = batch.zero()?;
-        for part in self.unreduced(batch, tuples)? {
-            let value = match part.index {
-                Index::Whole => part.losses.sum_all()?,
-                _ => self.reducer.reduce(&part, batch.labels())?,
-            };
-            if value.rank() != 0 {
-                let got = format!("of shape {:?}", value.dims());
-                let expected = "a scalar; call `Objective::unreduced` for unreduced losses";
-                return Err(Error::config("Objective", "reducer", got, expected));
-            }
-            total = (total + value)?;
+        if let Some(tuples) = tuples {
+            tuples.check(batch)?;
         }
+        self.value(&batch.sharing(), tuples)
+    }
+
+    fn value(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Tensor> {
+        let mut total = match reduce(&*self.loss, batch, tuples, &*self.reducer)? {
+            Some(value) if value.track_op() => batch.with_zero_of_reference(value)?,
+            Some(value) => (value + batch.zero()?)?,
+            None => batch.zero()?,
+        };
         for Regularization { regularizer, on, weight } in &self.regularizations {
             let rows = match on {
                 RegularizedRows::Embeddings => Some(batch.embeddings().clone()),

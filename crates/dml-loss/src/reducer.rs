@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use candle_core::Tensor;
+use dml_kernels::{Band, Tally};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -18,6 +19,45 @@ pub trait Reducer: Debug + Send + Sync {
     /// # Errors
     /// [`Error::Class`] when a label has no weight, [`Error::Config`] when a divisor is missing.
     fn reduce(&self, part: &Part, labels: &[i64]) -> Result<Tensor>;
+
+    /// The same for the part of this name as a weighted sum, for losses whose tuples are too many to list; `None` where it
+    /// is none.
+    ///
+    /// # Errors
+    /// As [`reduce`](Self::reduce).
+    fn weighing(&self, part: &'static str) -> Result<Option<&dyn Weighing>> {
+        let _ = part;
+        Ok(None)
+    }
+}
+
+/// A reducer as the sum of the losses within bounds, each times a weight of its anchor.
+pub trait Weighing {
+    /// Losses at or below the first bound or at or above the second do not count.
+    fn band(&self) -> (Option<f64>, Option<f64>) {
+        (None, None)
+    }
+
+    /// The weight of each row's losses, from the tallies of the rows; `part` and its divisor are those of the losses.
+    ///
+    /// # Errors
+    /// As [`Reducer::reduce`].
+    fn weights(
+        &self,
+        part: &'static str,
+        divisor: Option<f64>,
+        tallies: &[Tally],
+        labels: &[i64],
+    ) -> Result<Vec<f64>>;
+}
+
+/// One weight for all rows.
+fn evenly(tallies: &[Tally], weight: f64) -> Vec<f64> {
+    vec![weight; tallies.len()]
+}
+
+fn total(tallies: &[Tally], of: impl Fn(&Tally) -> f64) -> f64 {
+    tallies.iter().map(of).sum::<f64>().max(1.0)
 }
 
 /// The mean.
@@ -28,6 +68,16 @@ impl Reducer for Mean {
     fn reduce(&self, part: &Part, _: &[i64]) -> Result<Tensor> {
         Ok(part.losses.mean_all()?)
     }
+
+    fn weighing(&self, _: &'static str) -> Result<Option<&dyn Weighing>> {
+        Ok(Some(self))
+    }
+}
+
+impl Weighing for Mean {
+    fn weights(&self, _: &'static str, _: Option<f64>, tallies: &[Tally], _: &[i64]) -> Result<Vec<f64>> {
+        Ok(evenly(tallies, 1.0 / total(tallies, |t| t.count)))
+    }
 }
 
 /// The sum.
@@ -37,6 +87,16 @@ pub struct Sum;
 impl Reducer for Sum {
     fn reduce(&self, part: &Part, _: &[i64]) -> Result<Tensor> {
         Ok(part.losses.sum_all()?)
+    }
+
+    fn weighing(&self, _: &'static str) -> Result<Option<&dyn Weighing>> {
+        Ok(Some(self))
+    }
+}
+
+impl Weighing for Sum {
+    fn weights(&self, _: &'static str, _: Option<f64>, tallies: &[Tally], _: &[i64]) -> Result<Vec<f64>> {
+        Ok(evenly(tallies, 1.0))
     }
 }
 
@@ -72,6 +132,20 @@ impl Reducer for Threshold {
         let count = keep.to_dtype(losses.dtype())?.sum_all()?.maximum(1.0)?;
         Ok((fill_unless(&part.losses, &keep, 0.0)?.sum_all()? / count)?)
     }
+
+    fn weighing(&self, _: &'static str) -> Result<Option<&dyn Weighing>> {
+        Ok(Some(self))
+    }
+}
+
+impl Weighing for Threshold {
+    fn band(&self) -> (Option<f64>, Option<f64>) {
+        (self.low, self.high)
+    }
+
+    fn weights(&self, _: &'static str, _: Option<f64>, tallies: &[Tally], _: &[i64]) -> Result<Vec<f64>> {
+        Ok(evenly(tallies, 1.0 / total(tallies, |t| t.inside)))
+    }
 }
 
 /// The mean of the losses above 0: [`Threshold`] with `low` = 0, so that satisfied tuples do not dilute the rest.
@@ -81,6 +155,20 @@ pub struct AvgNonZero;
 impl Reducer for AvgNonZero {
     fn reduce(&self, part: &Part, labels: &[i64]) -> Result<Tensor> {
         Threshold { low: Some(0.0), high: None }.reduce(part, labels)
+    }
+
+    fn weighing(&self, _: &'static str) -> Result<Option<&dyn Weighing>> {
+        Ok(Some(self))
+    }
+}
+
+impl Weighing for AvgNonZero {
+    fn band(&self) -> (Option<f64>, Option<f64>) {
+        (Some(0.0), None)
+    }
+
+    fn weights(&self, _: &'static str, _: Option<f64>, tallies: &[Tally], _: &[i64]) -> Result<Vec<f64>> {
+        Ok(evenly(tallies, 1.0 / total(tallies, |t| t.inside)))
     }
 }
 
@@ -94,17 +182,46 @@ pub struct ClassWeighted {
 impl Reducer for ClassWeighted {
     fn reduce(&self, part: &Part, labels: &[i64]) -> Result<Tensor> {
         let weight = |&anchor: &u32| {
-            let (row, classes) = (anchor as usize, self.weights.len());
+            let row = anchor as usize;
             let label = match part.index {
                 Index::Classes(_) => i64::from(anchor),
                 _ => labels.get(row).copied().unwrap_or(-1),
             };
-            let weight = usize::try_from(label).ok().and_then(|class| self.weights.get(class));
-            weight.copied().ok_or(Error::Class { op: "ClassWeighted", row, label, classes })
+            self.weight(row, label)
         };
         let weights: Vec<f64> = part.index.anchors().iter().map(weight).collect::<Result<_>>()?;
         let weights = upload(weights, part.losses.shape().clone(), &part.losses)?;
         Ok((&part.losses * weights)?.mean_all()?)
+    }
+
+    fn weighing(&self, _: &'static str) -> Result<Option<&dyn Weighing>> {
+        Ok(Some(self))
+    }
+}
+
+impl ClassWeighted {
+    fn weight(&self, row: usize, label: i64) -> Result<f64> {
+        let weight = usize::try_from(label).ok().and_then(|class| self.weights.get(class));
+        let classes = self.weights.len();
+        weight.copied().ok_or(Error::Class { op: "ClassWeighted", row, label, classes })
+    }
+}
+
+impl Weighing for ClassWeighted {
+    fn weights(
+        &self,
+        _: &'static str,
+        _: Option<f64>,
+        tallies: &[Tally],
+        labels: &[i64],
+    ) -> Result<Vec<f64>> {
+        let share = 1.0 / total(tallies, |t| t.count);
+        let rows = tallies.iter().zip(labels).enumerate();
+        rows.map(|(row, (tally, &label))| match tally.count {
+            0.0 => Ok(0.0),
+            _ => Ok(share * self.weight(row, label)?),
+        })
+        .collect()
     }
 }
 
@@ -140,6 +257,37 @@ impl Reducer for PerAnchor {
         };
         self.reducer.reduce(&per_anchor, labels)
     }
+
+    fn weighing(&self, part: &'static str) -> Result<Option<&dyn Weighing>> {
+        Ok(self.reducer.weighing(part)?.map(|_| self as &dyn Weighing))
+    }
+}
+
+impl Weighing for PerAnchor {
+    fn weights(
+        &self,
+        part: &'static str,
+        divisor: Option<f64>,
+        tallies: &[Tally],
+        labels: &[i64],
+    ) -> Result<Vec<f64>> {
+        let Some(inner) = self.reducer.weighing(part)? else {
+            let expected = "a weighted sum, as `weighing` said";
+            return Err(Error::config("PerAnchor", "reducer", format!("{:?}", self.reducer), expected));
+        };
+        let (low, high) = inner.band();
+        let band = Band::<f64>::new(low, high);
+        let mean = |tally: &Tally| {
+            let mean = tally.sum / tally.count.max(1.0);
+            Tally { count: 1.0, sum: mean, inside: f64::from(u8::from(band.holds(mean))) }
+        };
+        let means: Vec<Tally> = tallies.iter().map(mean).collect();
+        let mut weights = inner.weights(part, divisor, &means, labels)?;
+        for ((weight, mean), tally) in weights.iter_mut().zip(&means).zip(tallies) {
+            *weight *= mean.inside / tally.count.max(1.0);
+        }
+        Ok(weights)
+    }
 }
 
 /// The sum of the losses over a divisor: its own, or the one the loss gives; 0 where the divisor is 0.
@@ -155,13 +303,36 @@ impl Reducer for Divisor {
         let divisor = match (self.divisor, &part.divisor) {
             (Some(divisor), _) => Tensor::full(divisor, (), sum.device())?.to_dtype(sum.dtype())?,
             (None, Some(divisor)) => divisor.detach(),
-            (None, None) => {
-                let got = format!("missing for part `{}`", part.name);
-                return Err(Error::config("Divisor", "divisor", got, "a number, as this loss gives none"));
-            }
+            (None, None) => return Err(Self::missing(part.name)),
         };
         let some = divisor.ne(0.0)?;
         fill_unless(&(sum / fill_unless(&divisor, &some, 1.0)?)?, &some, 0.0)
+    }
+
+    fn weighing(&self, _: &'static str) -> Result<Option<&dyn Weighing>> {
+        Ok(Some(self))
+    }
+}
+
+impl Divisor {
+    fn missing(part: &str) -> Error {
+        let got = format!("missing for part `{part}`");
+        Error::config("Divisor", "divisor", got, "a number, as this loss gives none")
+    }
+}
+
+impl Weighing for Divisor {
+    fn weights(
+        &self,
+        part: &'static str,
+        divisor: Option<f64>,
+        tallies: &[Tally],
+        _: &[i64],
+    ) -> Result<Vec<f64>> {
+        let Some(divisor) = self.divisor.or(divisor) else {
+            return Err(Self::missing(part));
+        };
+        Ok(evenly(tallies, if divisor == 0.0 { 0.0 } else { 1.0 / divisor }))
     }
 }
 
@@ -172,14 +343,23 @@ pub struct ByPart {
     pub reducers: BTreeMap<String, Arc<dyn Reducer>>,
 }
 
-impl Reducer for ByPart {
-    fn reduce(&self, part: &Part, labels: &[i64]) -> Result<Tensor> {
-        let Some(reducer) = self.reducers.get(part.name) else {
+impl ByPart {
+    fn of(&self, part: &'static str) -> Result<&dyn Reducer> {
+        self.reducers.get(part).map(|reducer| &**reducer).ok_or_else(|| {
             let known: Vec<&str> = self.reducers.keys().map(String::as_str).collect();
             let expected = format!("a reducer for each part of the loss; given: {}", known.join(", "));
-            return Err(Error::config("ByPart", part.name, "missing", expected));
-        };
-        reducer.reduce(part, labels)
+            Error::config("ByPart", part, "missing", expected)
+        })
+    }
+}
+
+impl Reducer for ByPart {
+    fn reduce(&self, part: &Part, labels: &[i64]) -> Result<Tensor> {
+        self.of(part.name)?.reduce(part, labels)
+    }
+
+    fn weighing(&self, part: &'static str) -> Result<Option<&dyn Weighing>> {
+        self.of(part)?.weighing(part)
     }
 }
 

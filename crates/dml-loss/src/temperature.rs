@@ -39,6 +39,17 @@ impl Temperature {
         Ok(Self::Learned(Var::from_tensor(&s)?))
     }
 
+    /// What closeness is multiplied by.
+    ///
+    /// # Errors
+    /// When candle fails.
+    pub(crate) fn scale(&self) -> Result<f64> {
+        Ok(match self {
+            Self::Fixed(t) => 1.0 / t,
+            Self::Learned(s) => download(s)?.first().map_or(1.0, |s| s.exp()),
+        })
+    }
+
     /// Logits of closeness values, same shape.
     ///
     /// # Errors

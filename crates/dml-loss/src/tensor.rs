@@ -2,6 +2,7 @@
 //! row of zeros, and no NaN from an entry that a mask leaves out.
 
 use candle_core::{D, DType, Device, Tensor};
+use dml_kernels::{PairMatrix, Pairing};
 
 use crate::Result;
 
@@ -81,6 +82,10 @@ pub(crate) fn normalize_rows(x: &Tensor, p: f64) -> Result<Tensor> {
 /// Entries that cannot be told from 0 in this precision are 0 with gradient 0: equal rows, and the diagonal.
 pub(crate) fn squared_distances(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let same = x.id() == y.id();
+    let other = if same { None } else { Some(y) };
+    if let Some(matrix) = PairMatrix::of_rows(x, other, Pairing::Euclidean { power: 2.0 }, false)? {
+        return Ok(matrix.tensor()?);
+    }
     let pivot = y.detach().mean_keepdim(0)?; // [1, d]
     let x = x.broadcast_sub(&pivot)?; // [n, d]
     let y = if same { x.clone() } else { y.broadcast_sub(&pivot)? }; // [m, d]
@@ -130,23 +135,6 @@ pub(crate) fn masked_log_sum_exp(x: &Tensor, keep: &Tensor, one: bool) -> Result
         return Ok(log);
     }
     fill_unless(&log, &empty.eq(0u8)?, 0.0)
-}
-
-/// Values worked out on the host as functions of a matrix's rows, attached to the graph by their own derivatives:
-/// `[n]` values, `[n·m]` derivatives of value i by entry (i, j) → `[n]`.
-///
-/// The second term is exactly 0 and carries the gradient, so memory stays O(nm) whatever the sums inside were.
-pub(crate) fn attach_rows(matrix: &Tensor, values: Vec<f64>, slopes: Vec<f64>) -> Result<Tensor> {
-    let (n, m) = matrix.dims2()?;
-    let carrier = ((matrix - matrix.detach())? * upload(slopes, (n, m), matrix)?)?.sum(1)?; // [n]
-    Ok((carrier + upload(values, n, matrix)?)?)
-}
-
-/// As [`attach_rows`] for one value of the whole matrix: → `[1]`.
-pub(crate) fn attach_whole(matrix: &Tensor, value: f64, slopes: Vec<f64>) -> Result<Tensor> {
-    let (n, m) = matrix.dims2()?;
-    let carrier = ((matrix - matrix.detach())? * upload(slopes, (n, m), matrix)?)?.sum_all()?;
-    Ok((carrier.reshape(1)? + upload(vec![value], 1, matrix)?)?)
 }
 
 /// A host table as a tensor of the dtype and device of `like`.

@@ -1,6 +1,10 @@
 //! Pairs and triplets of rows: what a miner hands to a loss, and how one form becomes the other.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use candle_core::Tensor;
+use dml_kernels::Real;
 
 use crate::{Batch, Error, Result};
 
@@ -240,6 +244,192 @@ impl Tuples {
             }
         }
         Ok(())
+    }
+}
+
+/// The classes of a batch, numbered: which columns are of which, and which column is a row itself.
+#[derive(Debug)]
+pub(crate) struct Classes {
+    /// The class of each row; of no column where its label is not among theirs.
+    pub row: Vec<u32>,
+    /// The class of each column.
+    pub column: Vec<u32>,
+    /// The columns of each class, ascending.
+    members: Vec<Vec<u32>>,
+    /// The column that is the row itself, or `u32::MAX`.
+    own: Vec<u32>,
+}
+
+impl Classes {
+    pub fn new(batch: &Batch) -> Self {
+        let mut ids: BTreeMap<i64, u32> = batch.column_labels().iter().map(|&label| (label, 0)).collect();
+        ids.values_mut().zip(0..).for_each(|(id, at)| *id = at);
+        let id = |label: &i64| ids.get(label).copied().unwrap_or(u32::MAX);
+        let column: Vec<u32> = batch.column_labels().iter().map(id).collect();
+        let mut members = vec![Vec::new(); ids.len()];
+        for (j, &class) in column.iter().enumerate() {
+            members[class as usize].push(j as u32);
+        }
+        let row = batch.labels().iter().map(id).collect();
+        let own = (0..batch.len()).map(|i| batch.own_column(i).map_or(u32::MAX, |j| j as u32)).collect();
+        Self { row, column, members, own }
+    }
+
+    /// The columns of row i's class, itself left out.
+    #[inline(always)]
+    pub fn positives(&self, i: usize) -> impl Iterator<Item = usize> + '_ {
+        let own = self.own[i];
+        self.with_self(i).iter().filter(move |&&j| j != own).map(|&j| j as usize)
+    }
+
+    /// The columns of row i's class, itself among them where it is a column.
+    pub fn with_self(&self, i: usize) -> &[u32] {
+        self.members.get(self.row[i] as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// How many positives and negatives row i has.
+    pub fn counts(&self, i: usize) -> (usize, usize) {
+        let members = self.with_self(i);
+        let own = usize::from(members.contains(&self.own[i]));
+        (members.len() - own, self.column.len() - members.len())
+    }
+
+    /// Whether column j is of another class than row i.
+    #[inline(always)]
+    pub fn is_negative(&self, i: usize, j: usize) -> bool {
+        self.column[j] != self.row[i]
+    }
+}
+
+/// Whether a pair that tuples name more than once counts so often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeats {
+    Once,
+    Each,
+}
+
+/// The positive and negative pairs of each row: all of the batch, or those of given tuples.
+#[derive(Debug)]
+pub(crate) enum PairTable {
+    All(Arc<Classes>),
+    Listed { positive: ByAnchor, negative: ByAnchor, repeats: Repeats },
+}
+
+/// Pairs in the order of their anchors.
+#[derive(Debug, Default)]
+pub(crate) struct ByAnchor {
+    start: Vec<usize>,
+    other: Vec<u32>,
+}
+
+impl ByAnchor {
+    fn new(rows: usize, list: &PairList) -> Self {
+        let mut start = vec![0; rows + 1];
+        list.anchor.iter().for_each(|&a| start[a as usize + 1] += 1);
+        (0..rows).for_each(|i| start[i + 1] += start[i]);
+        let (mut next, mut other) = (start.clone(), vec![0; list.len()]);
+        for (&a, &o) in list.anchor.iter().zip(&list.other) {
+            other[next[a as usize]] = o;
+            next[a as usize] += 1;
+        }
+        Self { start, other }
+    }
+
+    /// The others of row i.
+    #[inline(always)]
+    pub fn of(&self, i: usize) -> &[u32] {
+        &self.other[self.start[i]..self.start[i + 1]]
+    }
+}
+
+impl PairTable {
+    pub fn new(batch: &Batch, tuples: Option<&Tuples>, repeats: Repeats) -> Self {
+        let Some(tuples) = tuples else { return Self::All(batch.classes().clone()) };
+        let Pairs { positive, negative } = tuples.to_pairs();
+        let by = |list| ByAnchor::new(batch.len(), list);
+        Self::Listed { positive: by(&positive), negative: by(&negative), repeats }
+    }
+
+    /// Whether there is no positive or no negative pair at all.
+    pub fn one_sided(&self) -> bool {
+        match self {
+            Self::Listed { positive, negative, .. } => positive.other.is_empty() || negative.other.is_empty(),
+            Self::All(classes) => {
+                let rows = || (0..classes.row.len()).map(|i| classes.counts(i));
+                !rows().any(|(p, _)| p > 0) || !rows().any(|(_, n)| n > 0)
+            }
+        }
+    }
+
+    /// How often each column is a positive and a negative pair of row i.
+    #[inline(always)]
+    pub fn fill<T: Real>(&self, i: usize, positive: &mut [T], negative: &mut [T]) {
+        positive.fill(T::ZERO);
+        match self {
+            Self::All(classes) => {
+                classes.positives(i).for_each(|j| positive[j] = T::ONE);
+                let own = classes.row[i];
+                for (count, &class) in negative.iter_mut().zip(&classes.column) {
+                    *count = if class == own { T::ZERO } else { T::ONE };
+                }
+            }
+            Self::Listed { positive: p, negative: n, repeats } => {
+                negative.fill(T::ZERO);
+                for (counts, list) in [(positive, p), (negative, n)] {
+                    for &j in list.of(i) {
+                        let count = &mut counts[j as usize];
+                        *count = if *repeats == Repeats::Once { T::ONE } else { *count + T::ONE };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Calls `f` with each column that is a positive pair of row i, as often as it is one.
+    #[inline(always)]
+    pub fn each_positive(&self, i: usize, mut f: impl FnMut(usize)) {
+        match self {
+            Self::All(classes) => classes.positives(i).for_each(f),
+            Self::Listed { positive, .. } => positive.of(i).iter().for_each(|&j| f(j as usize)),
+        }
+    }
+
+    /// As [`each_positive`](Self::each_positive) for negative pairs.
+    #[inline(always)]
+    pub fn each_negative(&self, i: usize, mut f: impl FnMut(usize)) {
+        match self {
+            Self::All(classes) => {
+                let own = classes.row[i];
+                for (j, &class) in classes.column.iter().enumerate() {
+                    if class != own {
+                        f(j);
+                    }
+                }
+            }
+            Self::Listed { negative, .. } => negative.of(i).iter().for_each(|&j| f(j as usize)),
+        }
+    }
+}
+
+/// The triplets of each row.
+#[derive(Debug)]
+pub(crate) enum TripletTable {
+    /// Each positive with each negative of the same row.
+    Products(PairTable),
+    /// Positive and negative of each, in the order of the anchors.
+    Listed { positive: ByAnchor, negative: ByAnchor },
+}
+
+impl TripletTable {
+    /// From given tuples, or all triplets of the batch.
+    pub fn new(batch: &Batch, tuples: Option<&Tuples>) -> Self {
+        let Some(Tuples::Triplets(Triplets { anchor, positive, negative })) = tuples else {
+            return Self::Products(PairTable::new(batch, tuples, Repeats::Each));
+        };
+        let by = |other: &[u32]| {
+            ByAnchor::new(batch.len(), &PairList { anchor: anchor.clone(), other: other.to_vec() })
+        };
+        Self::Listed { positive: by(positive), negative: by(negative) }
     }
 }
 

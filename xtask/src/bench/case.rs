@@ -1,30 +1,6 @@
 //! The cases: an id each, what is computed, and on what size.
 
-/// Losses compared with pytorch-metric-learning's at its defaults, by the names of both sides.
-///
-/// The N-pairs loss is absent: the other side draws its pairs at random.
-const LOSSES: [&str; 20] = [
-    "contrastive",
-    "triplet-margin-batch-hard",
-    "sup-con",
-    "nt-xent",
-    "signal-to-noise-contrastive",
-    "multi-similarity",
-    "circle",
-    "lifted-structure",
-    "generalized-lifted-structure",
-    "intra-pair-variance",
-    "margin",
-    "nca",
-    "tuplet-margin",
-    "fast-ap",
-    "proxy-nca",
-    "proxy-anchor",
-    "normalized-softmax",
-    "cos-face",
-    "arc-face",
-    "soft-triple",
-];
+use super::losses::LOSSES;
 
 /// What a case computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,8 +55,12 @@ pub fn all() -> Vec<Case> {
         },
         case("matmul", "square", "n1024", Work::Matmul { size: 1024 }),
     ];
-    let (n, d) = (512, 128);
-    cases.extend(LOSSES.map(|name| case("loss", name, "n512_d128", Work::Loss { name, n, d })));
+    let d = 128;
+    cases.extend(LOSSES.map(|loss| {
+        let (name, n) = (loss.name, loss.rows);
+        let case = case("loss", name, &format!("n{n}_d{d}"), Work::Loss { name, n, d });
+        Case { most_repetitions: loss.most_repetitions, ..case }
+    }));
     cases
 }
 

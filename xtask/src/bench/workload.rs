@@ -11,14 +11,15 @@ use bregman::Side;
 use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
 use dml::{Encoder, Group, Mode, Optimizer, OptimizerConfig, Parameter, SmallConv, SmallConvConfig};
 use dml_loss::{
-    Batch, BatchHard, BatchHardConfig, BregmanDistance, Distance, Lp, Objective, ObjectiveSpec,
-    TripletMargin, TripletMarginConfig,
+    Batch, BatchHard, BatchHardConfig, BregmanDistance, Distance, Lp, Objective, TripletMargin,
+    TripletMarginConfig,
 };
 use phi::{Generator, Icnn, IcnnConfig};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
 use super::case::{Case, Divergence, Work};
+use super::losses::{self, Given};
 
 const SEED: u64 = 20_260_101;
 const IMAGE: [usize; 3] = [1, 28, 28];
@@ -117,7 +118,7 @@ impl Workload {
                 alone(objective, parameters, data)
             }
             Work::Loss { name, n, d } => {
-                let objective = by_name(name, n / PER_CLASS, d)?;
+                let objective = losses::find(name)?.objective(n / PER_CLASS, d)?;
                 let own = objective.parameters().into_iter().map(|p| (p.name, p.var)).collect();
                 alone(objective, own, data)
             }
@@ -169,8 +170,14 @@ fn alone(
 ) -> anyhow::Result<Workload> {
     let (x, labels) = (Var::from_tensor(get(&data, "x")?)?, labels(&data)?);
     parameters.push(("x".to_owned(), x.clone()));
+    let views = data.get("y").map(Var::from_tensor).transpose()?;
+    parameters.extend(views.clone().map(|y| ("y".to_owned(), y)));
     let pass: Pass = Box::new(move || {
-        let loss = objective.forward(&Batch::new(&x, &labels)?)?;
+        let mut batch = Batch::new(&x, &labels)?;
+        if let Some(y) = &views {
+            batch = batch.with_reference(y, &labels)?;
+        }
+        let loss = objective.forward(&batch)?;
         let gradients = loss.backward()?;
         Ok((loss, Some(gradients)))
     });
@@ -189,26 +196,6 @@ fn hardest_triplet(distance: Arc<dyn Distance>, margin: f64) -> Objective {
     let config = TripletMarginConfig { margin, ..Default::default() };
     Objective::new(Arc::new(TripletMargin { distance: distance.clone(), config }))
         .with_miner(Arc::new(BatchHard::new(distance, BatchHardConfig::default())))
-}
-
-/// A loss at its defaults, of `classes` classes where it has a table of them.
-fn by_name(name: &str, classes: usize, d: usize) -> anyhow::Result<Objective> {
-    let (loss, miner) = match name.strip_suffix("-batch-hard") {
-        Some(loss) => (loss, Some("batch-hard")),
-        None => (name, None),
-    };
-    let mut spec = serde_json::json!({ "loss": { "name": loss } });
-    if let Some(miner) = miner {
-        spec["miner"] = serde_json::json!({ "name": miner });
-    }
-    if ["proxy-nca", "proxy-anchor", "normalized-softmax", "cos-face", "arc-face", "soft-triple"]
-        .contains(&loss)
-    {
-        spec["loss"]["num_classes"] = classes.into();
-        spec["loss"]["embedding_size"] = d.into();
-    }
-    let spec: ObjectiveSpec = serde_json::from_value(spec)?;
-    Ok(spec.build(None, DType::F32, &Device::Cpu)?)
 }
 
 /// Rows about a center a class, so that the hardest triplets are not decided by rounding.
@@ -232,7 +219,14 @@ fn data(work: Work) -> anyhow::Result<HashMap<String, Tensor>> {
     let noise = normal(&[&[n], &shape[..]].concat())?;
     let own = Tensor::from_vec(labels.clone(), n, &Device::Cpu)?;
     let x = (centers.index_select(&own, 0)? + noise)?;
-    Ok(HashMap::from([("x".to_owned(), x), ("labels".to_owned(), own)]))
+    let mut data = HashMap::from([("x".to_owned(), x), ("labels".to_owned(), own.clone())]);
+    if let Work::Loss { name, .. } = work
+        && losses::find(name)?.given == Given::Views
+    {
+        let noise = normal(&[&[n], &shape[..]].concat())?;
+        data.insert("y".to_owned(), (centers.index_select(&own, 0)? + noise)?);
+    }
+    Ok(data)
 }
 
 fn get<'a>(tensors: &'a HashMap<String, Tensor>, name: &str) -> anyhow::Result<&'a Tensor> {

@@ -1,10 +1,11 @@
 //! Similarities ⟨x, y⟩ and cos(x, y).
 
 use candle_core::{D, Tensor};
+use dml_kernels::{PairMatrix, Pairing, matmul};
 
 use crate::{
     Distance, Error, Result,
-    distance::{both, check},
+    distance::{both, by_kernel, check},
     tensor::{normalize_rows, signed_power},
 };
 
@@ -56,13 +57,30 @@ impl DotProduct {
         }
         both(anchors, others, |x| normalize_rows(x, self.p))
     }
+
+    fn by_kernel(&self, anchors: &Tensor, others: &Tensor) -> Result<Option<PairMatrix>> {
+        check("DotProduct::all_pairs", anchors, others, false)?;
+        if self.power != 1.0 || self.normalize_embeddings && self.p != 2.0 {
+            return Ok(None);
+        }
+        by_kernel(anchors, others, Pairing::InnerProduct, self.normalize_embeddings)
+    }
 }
 
 impl Distance for DotProduct {
     fn all_pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {
-        check("DotProduct::all_pairs", anchors, others, false)?;
+        if let Some(matrix) = self.by_kernel(anchors, others)? {
+            return Ok(matrix.tensor()?);
+        }
         let (a, b) = self.prepare(anchors, others)?;
-        signed_power(&a.matmul(&b.t()?)?, self.power)
+        signed_power(&matmul(&a, &b.t()?)?, self.power)
+    }
+
+    fn pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<PairMatrix> {
+        match self.by_kernel(anchors, others)? {
+            Some(matrix) => Ok(matrix),
+            None => Ok(PairMatrix::of_graph(&self.all_pairs(anchors, others)?)?),
+        }
     }
 
     fn paired(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {
@@ -95,6 +113,11 @@ impl Distance for Cosine {
     fn all_pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {
         check("Cosine::all_pairs", anchors, others, false)?;
         DotProduct::default().all_pairs(anchors, others)
+    }
+
+    fn pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<PairMatrix> {
+        check("Cosine::all_pairs", anchors, others, false)?;
+        DotProduct::default().pairs(anchors, others)
     }
 
     fn paired(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {

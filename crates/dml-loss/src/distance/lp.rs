@@ -1,10 +1,11 @@
 //! Lp distances ‖x − y‖_p raised to a power.
 
 use candle_core::{D, Tensor};
+use dml_kernels::{PairMatrix, Pairing};
 
 use crate::{
     Distance, Error, Result,
-    distance::{both, check},
+    distance::{both, by_kernel, check},
     tensor::{abs_pow, normalize_rows, root, squared_distances},
 };
 
@@ -81,11 +82,21 @@ impl Lp {
         }
         both(anchors, others, |x| normalize_rows(x, self.p))
     }
+
+    fn by_kernel(&self, anchors: &Tensor, others: &Tensor) -> Result<Option<PairMatrix>> {
+        check("Lp::all_pairs", anchors, others, false)?;
+        if self.p != 2.0 {
+            return Ok(None);
+        }
+        by_kernel(anchors, others, Pairing::Euclidean { power: self.power }, self.normalize_embeddings)
+    }
 }
 
 impl Distance for Lp {
     fn all_pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {
-        check("Lp::all_pairs", anchors, others, false)?;
+        if let Some(matrix) = self.by_kernel(anchors, others)? {
+            return Ok(matrix.tensor()?);
+        }
         let (a, b) = self.prepare(anchors, others)?;
         let sum = if self.p == 2.0 {
             squared_distances(&a, &b)?
@@ -94,6 +105,13 @@ impl Distance for Lp {
             abs_pow(&gap, self.p)?.sum(D::Minus1)?
         }; // [n, m]
         root(&sum, self.power / self.p)
+    }
+
+    fn pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<PairMatrix> {
+        match self.by_kernel(anchors, others)? {
+            Some(matrix) => Ok(matrix),
+            None => Ok(PairMatrix::of_graph(&self.all_pairs(anchors, others)?)?),
+        }
     }
 
     fn paired(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use dml_kernels::softplus;
+use dml_kernels::{Real, RowLoss};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AvgNonZero, Batch, Distance, Loss, PairCounts, Part, Reducer, Result, Tuples,
-    tensor::{hinge, masked_log_sum_exp, upload},
+    AvgNonZero, Batch, Distance, Loss, Part, Reducer, Result, Tuples, rows,
+    tuples::{PairTable, Repeats},
 };
 
 /// Knobs of [`Circle`].
@@ -41,25 +41,62 @@ pub struct Circle {
     pub config: CircleConfig,
 }
 
+/// Of one row, s = offset + sign·v.
+struct Rows<'a> {
+    pairs: &'a PairTable,
+    config: CircleConfig,
+    offset: f64,
+    sign: f64,
+}
+
+impl RowLoss for Rows<'_> {
+    fn scratch(&self, columns: usize) -> usize {
+        4 * columns
+    }
+
+    #[inline(always)]
+    fn loss<T: Real>(&self, i: usize, row: &[T], slopes: &mut [T], scratch: &mut [T]) -> T {
+        let (positive, rest) = scratch.split_at_mut(row.len());
+        let (negative, rest) = rest.split_at_mut(row.len());
+        let (p, n) = rest.split_at_mut(row.len());
+        self.pairs.fill(i, positive, negative);
+        if rows::sum(positive) == T::ZERO || rows::sum(negative) == T::ZERO {
+            return T::ZERO;
+        }
+        let (m, gamma) = (T::from_f64(self.config.m), T::from_f64(self.config.gamma));
+        let (offset, sign) = (T::from_f64(self.offset), T::from_f64(self.sign));
+        let of_positive = |v: T| {
+            let s = offset + sign * v;
+            (gamma * (T::ONE + m - s).max(T::ZERO), s)
+        };
+        let of_negative = |v: T| {
+            let s = offset + sign * v;
+            (gamma * (s + m).max(T::ZERO), s)
+        };
+        for ((p, n), &v) in p.iter_mut().zip(&mut *n).zip(row) {
+            let ((weight_p, s), (weight_n, _)) = (of_positive(v), of_negative(v));
+            *p = weight_p * (T::ONE - m - s);
+            *n = weight_n * (s - m);
+        }
+        let norm = rows::log_sum_exp(p, positive, false) + rows::log_sum_exp(n, negative, false);
+        let (loss, slope) = rows::softplus(norm);
+        let slope = slope * sign;
+        for (((out, &p), &n), &v) in slopes.iter_mut().zip(&*p).zip(&*n).zip(row) {
+            *out = slope * (n * of_negative(v).0 - p * of_positive(v).0);
+        }
+        loss
+    }
+}
+
 impl Loss for Circle {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
-        let counts = PairCounts::new(batch, tuples);
-        if counts.one_sided() {
+        let pairs = PairTable::new(batch, tuples, Repeats::Once);
+        if pairs.one_sided() {
             return Ok(Vec::new());
         }
-        let CircleConfig { m, gamma } = self.config;
-        let values = batch.all_pairs(&*self.distance)?; // [n, m]
-        let s = if self.distance.larger_is_closer() { values } else { values.affine(-1.0, 1.0)? };
-        let weight_p = hinge(&s.detach().affine(-1.0, 1.0 + m)?)?;
-        let weight_n = hinge(&(s.detach() + m)?)?;
-        let logit_p = ((weight_p * (&s - (1.0 - m))?)? * -gamma)?;
-        let logit_n = ((weight_n * (&s - m)?)? * gamma)?;
-        let norm_p = masked_log_sum_exp(&logit_p, &counts.keep(&counts.positive, &s)?, false)?;
-        let norm_n = masked_log_sum_exp(&logit_n, &counts.keep(&counts.negative, &s)?, false)?;
-        let losses = softplus(&(norm_p + norm_n)?)?.squeeze(1)?; // [n]
-        let (p, n) = (counts.row_sums(&counts.positive), counts.row_sums(&counts.negative));
-        let both = p.iter().zip(&n).map(|(p, n)| p.min(*n).min(1.0)).collect();
-        Ok(vec![Part::of_rows((&losses * upload(both, counts.n, &losses)?)?)?])
+        let (offset, sign) = if self.distance.larger_is_closer() { (0.0, 1.0) } else { (1.0, -1.0) };
+        let of = Rows { pairs: &pairs, config: self.config, offset, sign };
+        Ok(vec![Part::of_rows(batch.pairs(&self.distance)?.row_losses(&of, None)?)?])
     }
 
     fn distance(&self) -> Option<&Arc<dyn Distance>> {

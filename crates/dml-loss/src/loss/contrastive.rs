@@ -5,8 +5,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AvgNonZero, Batch, Distance, Index, Loss, PairList, Pairs, Part, Reducer, Result, Tuples,
+    AvgNonZero, Batch, Distance, Index, Loss, PairList, Pairs, Part, Reduced, Reducer, Result, Tuples,
+    loss::{
+        pair_hinge::{Form, Kind, PairHinge},
+        tuple_sum::{Added, TupleSum},
+    },
     tensor::{entries, hinge},
+    tuples::{PairTable, Repeats},
 };
 
 /// Margins of [`Contrastive`].
@@ -41,6 +46,26 @@ pub struct Contrastive {
 }
 
 impl Loss for Contrastive {
+    fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
+        if batch.nothing() {
+            return Ok(Reduced::Nothing);
+        }
+        let pairs = &PairTable::new(batch, tuples, Repeats::Each);
+        let matrix = batch.pairs(&self.distance)?;
+        let mut sum = TupleSum::new(&matrix, reducer, batch.labels())?;
+        let sign = if self.distance.larger_is_closer() { -1.0 } else { 1.0 };
+        let ContrastiveConfig { pos_margin, neg_margin } = self.config;
+        let sides =
+            [("pos_loss", Kind::Positive, sign, pos_margin), ("neg_loss", Kind::Negative, -sign, neg_margin)];
+        for (part, kind, sign, bound) in sides {
+            let losses = PairHinge { pairs, kind, sign, bound, form: Form::Hinge };
+            if let Added::No = sum.add(part, &losses, |_| Ok(None))? {
+                return Ok(Reduced::Unknown);
+            }
+        }
+        Ok(Reduced::of(sum.finish(None)?))
+    }
+
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
         let Pairs { positive, negative } = tuples.map_or_else(|| Pairs::all(batch), Tuples::to_pairs);
         if positive.is_empty() && negative.is_empty() {

@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use crate::{
-    Batch, Distance, Error, Loss, Miner, PairList, Pairs, Parameter, Part, Reducer, Result, State, Triplets,
-    Tuples, loss::memory::Memory,
+    Batch, Distance, Error, Loss, Miner, PairList, Pairs, Parameter, Part, Reduced, Reducer, Result, State,
+    Triplets, Tuples,
+    loss::{
+        memory::{Remembering, loss_of_memory},
+        reduce,
+    },
 };
 
 /// A loss whose batches are compared with the newest `memory_size` embeddings, those of the batch among them.
@@ -30,9 +34,7 @@ use crate::{
 /// ```
 #[derive(Debug)]
 pub struct CrossBatchMemory {
-    loss: Arc<dyn Loss>,
-    miner: Option<Arc<dyn Miner>>,
-    memory: Memory,
+    inner: Remembering,
 }
 
 impl CrossBatchMemory {
@@ -41,7 +43,29 @@ impl CrossBatchMemory {
     /// # Errors
     /// [`Error::Config`] for a memory of no rows.
     pub fn new(loss: Arc<dyn Loss>, miner: Option<Arc<dyn Miner>>, memory_size: usize) -> Result<Self> {
-        Ok(Self { loss, miner, memory: Memory::new("CrossBatchMemory", memory_size)? })
+        Ok(Self { inner: Remembering::new("CrossBatchMemory", loss, miner, memory_size)? })
+    }
+
+    /// Lets the batch into the memory: the batch against it, and its tuples.
+    fn enter(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Option<(Batch, Option<Tuples>)>> {
+        if batch.has_reference() {
+            let expected = "none: the memory is the reference set";
+            return Err(Error::config("CrossBatchMemory", "reference", "given", expected));
+        }
+        if batch.is_empty() {
+            return Ok(None);
+        }
+        let (memory, labels) = self.inner.memory.enter(batch.embeddings(), batch.labels())?;
+        let first = (labels.len() - batch.len()) as u32;
+        let own: Vec<u32> = (0..batch.len() as u32).map(|i| first + i).collect();
+        let batch = batch.clone().with_reference(&memory, &labels)?.with_own_rows(&own)?;
+        let mined = self.inner.mine(&batch)?;
+        let tuples = match (mined, tuples.map(|tuples| moved(tuples, first))) {
+            (Some(mined), Some(given)) => Some(joined(mined, &given)),
+            (mined, None) => mined,
+            (None, Some(given)) => Some(joined(Tuples::Pairs(Pairs::all(&batch)), &given)),
+        };
+        Ok(Some((batch, tuples)))
     }
 }
 
@@ -84,55 +108,13 @@ fn joined(first: Tuples, second: &Tuples) -> Tuples {
 }
 
 impl Loss for CrossBatchMemory {
-    fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
-        if batch.has_reference() {
-            let expected = "none: the memory is the reference set";
-            return Err(Error::config("CrossBatchMemory", "reference", "given", expected));
-        }
-        if batch.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (memory, labels) = self.memory.enter(batch.embeddings(), batch.labels())?;
-        let first = (labels.len() - batch.len()) as u32;
-        let own: Vec<u32> = (0..batch.len() as u32).map(|i| first + i).collect();
-        let batch = batch.clone().with_reference(&memory, &labels)?.with_own_rows(&own)?;
-        let mined = self.miner.as_ref().map(|miner| miner.mine(&batch)).transpose()?;
-        let tuples = match (mined, tuples.map(|tuples| moved(tuples, first))) {
-            (Some(mined), Some(given)) => Some(joined(mined, &given)),
-            (mined, None) => mined,
-            (None, Some(given)) => Some(joined(Tuples::Pairs(Pairs::all(&batch)), &given)),
-        };
-        self.loss.unreduced(&batch, tuples.as_ref())
-    }
-
-    fn distance(&self) -> Option<&Arc<dyn Distance>> {
-        self.loss.distance()
-    }
-
-    fn default_reducer(&self) -> Arc<dyn Reducer> {
-        self.loss.default_reducer()
-    }
-
-    fn own_parameters(&self) -> Vec<Parameter> {
-        self.loss.own_parameters()
-    }
-
-    fn calibrate(&self, batch: &Batch) -> Result<()> {
-        self.loss.calibrate(batch)
-    }
+    loss_of_memory!();
 
     fn state(&self) -> Result<State> {
-        let mut state = self.memory.state()?;
-        state.extend(self.loss.state()?);
-        Ok(state)
+        self.inner.state()
     }
 
     fn load_state(&self, state: &State) -> Result<()> {
-        self.memory.load_state(state)?;
-        self.loss.load_state(state)
-    }
-
-    fn class_rows(&self) -> Result<Option<candle_core::Tensor>> {
-        self.loss.class_rows()
+        self.inner.load_state(state)
     }
 }

@@ -6,9 +6,7 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Error, Loss, Part, Result, State, Tuples,
-    loss::far::Far,
-    tensor::{attach_whole, download},
+    Batch, Distance, Error, Loss, Part, Result, State, Tuples, loss::far::Far, tensor::download,
     tuples::ClassRows,
 };
 
@@ -110,11 +108,12 @@ fn for_each(batch: &Batch, tuples: Option<&Tuples>, m: usize, mut f: impl FnMut(
 
 impl Loss for DynamicSoftMargin {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
-        let Some(far) = Far::new(batch, &*self.distance)? else { return Ok(Vec::new()) };
+        let Some(far) = Far::new(batch, &self.distance)? else { return Ok(Vec::new()) };
+        let (m, values) = (far.columns(), far.values());
         let bins = self.config.num_bins;
         let (mut counts, mut sums, mut triplets) = (vec![0.0; bins], vec![0.0; bins], 0.0f64);
-        for_each(batch, tuples, far.m, |p, n| {
-            let t = far.values[p] - far.values[n];
+        for_each(batch, tuples, m, |p, n| {
+            let t = values[p] - values[n];
             let (bin, share, _) = self.place(t);
             counts[bin] += 1.0 - share;
             if let Some(next) = counts.get_mut(bin + 1) {
@@ -144,14 +143,14 @@ impl Loss for DynamicSoftMargin {
         let value = below.iter().zip(&sums).map(|(f, s)| f * s).sum::<f64>() / triplets;
         // Moving t within its bin takes mass from that bin's F, which weighs all triplets of the bin.
         let taken = momentum / (total * self.width());
-        let mut slopes = vec![0.0; far.values.len()];
-        for_each(batch, tuples, far.m, |p, n| {
-            let (bin, _, moves) = self.place(far.values[p] - far.values[n]);
+        let mut slopes = vec![0.0; values.len()];
+        for_each(batch, tuples, m, |p, n| {
+            let (bin, _, moves) = self.place(values[p] - values[n]);
             let slope = (below[bin] - if moves { taken * sums[bin] } else { 0.0 }) / triplets;
             slopes[p] += slope;
             slopes[n] -= slope;
         });
-        Ok(vec![Part::whole("loss", attach_whole(&far.matrix, value, far.turned(slopes))?)])
+        Ok(vec![Part::whole("loss", far.whole(value, slopes)?)])
     }
 
     fn distance(&self) -> Option<&Arc<dyn Distance>> {

@@ -1,43 +1,69 @@
-//! What losses over histograms and ranks share: the matrix on the host, turned so that larger is farther.
+//! What losses over histograms and ranks share: the matrix in f64, turned so that larger is farther.
+
+use std::sync::Arc;
 
 use candle_core::Tensor;
+use dml_kernels::PairMatrix;
 
-use crate::{Batch, Distance, Error, Result, tensor::download};
+use crate::{
+    Batch, Distance, Error, Result,
+    rows::{EachRow, InF64},
+};
 
-/// The matrix of a batch with its values on the host, signed so that larger is farther.
+/// The matrix of a batch, signed so that larger is farther.
 #[derive(Debug)]
 pub(crate) struct Far {
-    /// Within the graph, `[n, m]`.
-    pub matrix: Tensor,
-    /// sign·matrix, row-major.
-    pub values: Vec<f64>,
+    matrix: PairMatrix,
     /// 1 for distances, −1 for similarities.
     pub sign: f64,
-    /// The number of columns.
-    pub m: usize,
     /// Least and largest value: those the distance can have, or for an unbounded one those of the batch.
     pub range: (f64, f64),
 }
 
 impl Far {
     /// `None` where there is nothing to compare.
-    pub fn new(batch: &Batch, distance: &dyn Distance) -> Result<Option<Self>> {
+    pub fn new(batch: &Batch, distance: &Arc<dyn Distance>) -> Result<Option<Self>> {
         if batch.nothing() {
             return Ok(None);
         }
-        let matrix = batch.all_pairs(distance)?; // [n, m]
+        let matrix = batch.pairs(distance)?; // [n, m]
         let sign = if distance.larger_is_closer() { -1.0 } else { 1.0 };
-        let values: Vec<f64> = download(&matrix)?.into_iter().map(|v| sign * v).collect();
         let range = match distance.range() {
             Some((low, high)) if sign > 0.0 => (low, high),
             Some((low, high)) => (-high, -low),
             None => {
-                let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-                (low, values.iter().copied().fold(f64::NEG_INFINITY, f64::max))
+                let ends = EachRow::new(|_, row: &[f64], found: &mut Vec<(f64, f64)>| {
+                    let widen = |(low, high): (f64, f64), v: &f64| (low.min(sign * v), high.max(sign * v));
+                    found.push(row.iter().fold((f64::INFINITY, f64::NEG_INFINITY), widen));
+                });
+                let widen = |(a, b): (f64, f64), (low, high): (f64, f64)| (a.min(low), b.max(high));
+                matrix.map_rows(&ends)?.into_iter().fold((f64::INFINITY, f64::NEG_INFINITY), widen)
             }
         };
-        let m = matrix.dim(1)?;
-        Ok(Some(Self { matrix, values, sign, m, range }))
+        Ok(Some(Self { matrix, sign, range }))
+    }
+
+    /// sign·matrix, row-major.
+    pub fn values(&self) -> Vec<f64> {
+        let mut values = self.matrix.values();
+        values.iter_mut().for_each(|v| *v *= self.sign);
+        values
+    }
+
+    /// The number of columns.
+    pub fn columns(&self) -> usize {
+        self.matrix.columns()
+    }
+
+    /// `f(i, far, slopes)` is the loss of row i and leaves its derivatives by the far values behind: `[n]`.
+    pub fn row_losses(&self, f: impl Fn(usize, &[f64], &mut [f64]) -> f64 + Sync) -> Result<Tensor> {
+        Ok(self.matrix.row_losses(&InF64 { sign: self.sign, f }, None)?)
+    }
+
+    /// One value with its derivatives by the far values: `[1]`.
+    pub fn whole(&self, value: f64, mut slopes: Vec<f64>) -> Result<Tensor> {
+        slopes.iter_mut().for_each(|slope| *slope *= self.sign);
+        Ok(self.matrix.attach_table(value, &slopes)?.reshape(1)?)
     }
 
     /// With the range the caller gives, in the distance's own units.
@@ -48,22 +74,11 @@ impl Far {
         self
     }
 
-    /// The row of anchor i.
-    pub fn row(&self, i: usize) -> &[f64] {
-        &self.values[i * self.m..(i + 1) * self.m]
-    }
-
     /// The range cut into bins: first edge and width, which is never 0.
     pub fn bins(&self, n: usize) -> (f64, f64) {
         let (low, high) = self.range;
         let width = (high - low) / n as f64;
         (low, if width > 0.0 { width } else { 1.0 })
-    }
-
-    /// Slopes with respect to the far values as slopes with respect to the matrix.
-    pub fn turned(&self, mut slopes: Vec<f64>) -> Vec<f64> {
-        slopes.iter_mut().for_each(|slope| *slope *= self.sign);
-        slopes
     }
 }
 

@@ -10,8 +10,7 @@ use crate::{
         class_table::weighted,
         far::{Far, check_range},
     },
-    tensor::{attach_rows, rows},
-    tuples::ClassRows,
+    tensor::rows,
 };
 
 /// Knobs of [`FastAp`].
@@ -62,10 +61,10 @@ impl FastAp {
     }
 }
 
-/// The soft histograms of one row, kept between rows.
+/// The soft histograms of one row.
 #[derive(Debug)]
 struct Histograms {
-    /// Of positives, then of negatives.
+    /// Of positives, then of negatives; two entries more than edges, for what lies beyond the last.
     counts: [Vec<f64>; 2],
     /// Derivatives of the average precision by them.
     slopes: [Vec<f64>; 2],
@@ -73,13 +72,13 @@ struct Histograms {
 
 impl Histograms {
     fn new(edges: usize) -> Self {
-        let zeros = || [vec![0.0; edges], vec![0.0; edges]];
+        let zeros = || [vec![0.0; edges + 2], vec![0.0; edges + 2]];
         Self { counts: zeros(), slopes: zeros() }
     }
 
     /// The average precision of `positives` rows, leaving its slopes behind.
     fn average_precision(&mut self, positives: f64) -> f64 {
-        let edges = self.counts[0].len();
+        let edges = self.counts[0].len() - 2;
         let (mut found, mut seen) = (vec![0.0; edges], vec![0.0; edges]);
         let (mut f, mut s, mut sum) = (0.0, 0.0, 0.0);
         for b in 0..edges {
@@ -109,50 +108,52 @@ impl Histograms {
 
 impl Loss for FastAp {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
-        let Some(far) = Far::new(batch, &*self.distance)? else { return Ok(Vec::new()) };
+        let Some(far) = Far::new(batch, &self.distance)? else { return Ok(Vec::new()) };
         let far = far.within(self.config.range);
-        let (n, edges) = (batch.len(), self.config.num_bins + 1);
-        let (low, width) = far.bins(self.config.num_bins);
-        let (mut values, mut slopes) = (vec![0.0; n], vec![0.0; n * far.m]);
-        let mut kept = Vec::new();
-        let (mut columns, mut histograms) = (ClassRows::default(), Histograms::new(edges));
-        for i in 0..n {
-            columns.fill(batch, i);
-            if columns.positive.is_empty() {
-                continue;
-            }
-            kept.push(i as u32);
-            let row = far.row(i);
-            let place = |j: usize| {
-                let at = ((row[j] - low) / width).max(0.0);
-                (at.floor() as usize, at.fract())
-            };
-            let kinds = [&columns.positive, &columns.negative];
-            for (kind, counts) in kinds.iter().zip(&mut histograms.counts) {
-                counts.fill(0.0);
-                for &j in *kind {
-                    let (b, share) = place(j);
-                    if let Some(count) = counts.get_mut(b) {
-                        *count += 1.0 - share;
-                    }
-                    if let Some(count) = counts.get_mut(b + 1) {
-                        *count += share;
-                    }
-                }
-            }
-            values[i] = 1.0 - histograms.average_precision(columns.positive.len() as f64);
-            for (kind, slope) in kinds.iter().zip(&histograms.slopes) {
-                let slope_at = |b: usize| slope.get(b).copied().unwrap_or(0.0);
-                for &j in *kind {
-                    let (b, _) = place(j);
-                    slopes[i * far.m + j] = (slope_at(b) - slope_at(b + 1)) / width;
-                }
-            }
-        }
+        let classes = batch.classes();
+        let kept = (0..batch.len()).filter(|&i| classes.counts(i).0 > 0);
+        let kept: Vec<u32> = kept.map(|i| i as u32).collect();
         if kept.is_empty() {
             return Ok(Vec::new());
         }
-        let losses = attach_rows(&far.matrix, values, far.turned(slopes))?; // [n]
+        let edges = self.config.num_bins + 1;
+        let (low, width) = far.bins(self.config.num_bins);
+        let scale = 1.0 / width;
+        // The last two edges beyond the range take what falls there.
+        let place = |value: f64| {
+            let at = ((value - low) * scale).max(0.0);
+            let bin = at as usize;
+            (bin.min(edges), at - bin as f64)
+        };
+        let losses = far.row_losses(|i, row, slopes| {
+            let positives = classes.counts(i).0 as f64;
+            if positives == 0.0 {
+                return 0.0;
+            }
+            let mut histograms = Histograms::new(edges);
+            let add = |counts: &mut [f64], value: f64, weight: f64| {
+                let (bin, share) = place(value);
+                counts[bin] += weight * (1.0 - share);
+                counts[bin + 1] += weight * share;
+            };
+            // All columns as if they were negatives, then the own class's moved over.
+            for &value in row {
+                add(&mut histograms.counts[1], value, 1.0);
+            }
+            for &j in classes.with_self(i) {
+                add(&mut histograms.counts[1], row[j as usize], -1.0);
+            }
+            classes.positives(i).for_each(|j| add(&mut histograms.counts[0], row[j], 1.0));
+            let precision = histograms.average_precision(positives);
+            let slope_of = |kind: usize, value: f64| {
+                let (bin, _) = place(value);
+                (histograms.slopes[kind][bin] - histograms.slopes[kind][bin + 1]) * scale
+            };
+            slopes.iter_mut().zip(row).for_each(|(slope, &value)| *slope = slope_of(1, value));
+            classes.with_self(i).iter().for_each(|&j| slopes[j as usize] = 0.0);
+            classes.positives(i).for_each(|j| slopes[j] = slope_of(0, row[j]));
+            1.0 - precision
+        })?; // [n]
         let losses = weighted(&losses, tuples, batch.has_reference())?;
         Ok(vec![Part::new("loss", rows(&losses, &kept)?, Index::Rows(kept))])
     }

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Batch, Distance, Error, Loss, PairList, Pairs, Part, Result, Tuples,
     loss::far::{Far, check_range},
-    tensor::attach_whole,
 };
 
 /// Knobs of [`Histogram`].
@@ -104,8 +103,9 @@ impl Loss for Histogram {
         if !both.contains(&true) {
             return Ok(Vec::new());
         }
-        let Some(far) = Far::new(batch, &*self.distance)? else { return Ok(Vec::new()) };
+        let Some(far) = Far::new(batch, &self.distance)? else { return Ok(Vec::new()) };
         let far = far.within(self.range);
+        let values = far.values();
         let mut seen = vec![false; n * m];
         let fold = !batch.has_reference();
         let positive = unordered(&positive, &both, m, fold, &mut seen);
@@ -113,7 +113,7 @@ impl Loss for Histogram {
 
         let (low, width) = far.bins(self.bins);
         let place = |at: usize| {
-            let x = ((far.values[at] - low) / width).max(0.0);
+            let x = ((values[at] - low) / width).max(0.0);
             let bin = (x.floor() as usize).min(self.bins - 1);
             (bin, x - bin as f64)
         };
@@ -140,7 +140,7 @@ impl Loss for Histogram {
         for &at in &positive {
             slopes[at] = p_neg[place(at).0 + 1] / (width * positive.len() as f64);
         }
-        Ok(vec![Part::whole("loss", attach_whole(&far.matrix, value, far.turned(slopes))?)])
+        Ok(vec![Part::whole("loss", far.whole(value, slopes)?)])
     }
 
     fn distance(&self) -> Option<&Arc<dyn Distance>> {

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use dml_kernels::{Real, RowLoss};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Loss, Parameter, Part, Result, Temperature, TemperatureSpec, Tuples,
+    loss::logits::{Logits, calibrate},
+    rows::log_sum_exp,
     tensor::{entries, masked_log_sum_exp, ones_like},
 };
 
@@ -87,20 +90,45 @@ impl InfoNce {
     }
 }
 
+/// Of one query: log Σ_j exp(l_j) − l_i.
+struct Rows {
+    factor: f64,
+}
+
+impl RowLoss for Rows {
+    fn scratch(&self, columns: usize) -> usize {
+        columns
+    }
+
+    #[inline(always)]
+    fn loss<T: Real>(&self, i: usize, row: &[T], slopes: &mut [T], scratch: &mut [T]) -> T {
+        let factor = T::from_f64(self.factor);
+        scratch.fill(T::ONE);
+        slopes.iter_mut().zip(row).for_each(|(logit, &v)| *logit = factor * v);
+        let norm = log_sum_exp(slopes, scratch, false);
+        slopes.iter_mut().for_each(|slope| *slope = *slope * factor);
+        slopes[i] = slopes[i] - factor;
+        norm - factor * row[i]
+    }
+}
+
 impl Loss for InfoNce {
     fn unreduced(&self, batch: &Batch, _: Option<&Tuples>) -> Result<Vec<Part>> {
         Self::check(batch)?;
         if batch.nothing() {
             return Ok(Vec::new());
         }
+        if self.direction == Direction::Rows {
+            let Logits { matrix, factor, log_scale } = Logits::new(batch, &self.distance, &self.temperature)?;
+            return Ok(vec![Part::of_rows(matrix.row_losses(&Rows { factor }, log_scale.as_ref())?)?]);
+        }
         let values = batch.all_pairs(&*self.distance)?; // [n, n]
         let logits = self.temperature.logits(&self.distance.closeness(&values)?)?; // [n, n]
         let all = ones_like(&logits)?.ge(0.5)?;
         let norm = |logits| -> Result<_> { Ok(masked_log_sum_exp(logits, &all, false)?.squeeze(1)?) };
         let norm = match self.direction {
-            Direction::Rows => norm(&logits)?,
             Direction::Columns => norm(&logits.t()?.contiguous()?)?,
-            Direction::Both => ((norm(&logits)? + norm(&logits.t()?.contiguous()?)?)? * 0.5)?,
+            _ => ((norm(&logits)? + norm(&logits.t()?.contiguous()?)?)? * 0.5)?,
         }; // [n]
         let own: Vec<u32> = (0..batch.len() as u32).collect();
         Ok(vec![Part::of_rows((norm - entries(&logits, &own, &own)?)?)?])
@@ -115,9 +143,6 @@ impl Loss for InfoNce {
     }
 
     fn calibrate(&self, batch: &Batch) -> Result<()> {
-        if batch.nothing() {
-            return Ok(());
-        }
-        self.temperature.calibrate(&*self.distance, &batch.detach().all_pairs(&*self.distance)?)
+        calibrate(batch, &*self.distance, &self.temperature)
     }
 }

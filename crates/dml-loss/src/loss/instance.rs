@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Loss, Part, Result, Tuples,
-    loss::class_table::{cross_entropy, weighted},
+    loss::{
+        class_rows::{ClassRows, OwnClass},
+        class_table::weighted,
+    },
 };
 
 /// Which column is a row's own.
@@ -72,9 +75,10 @@ impl Loss for Instance {
             let expected = format!("at least {} rows, one for each target", most + 1);
             return Err(Error::config("Instance", "reference", got, expected));
         }
-        let values = batch.all_pairs(&*self.distance)?; // [n, m]
-        let logits = (self.distance.closeness(&values)? * self.config.gamma)?;
-        let losses = cross_entropy(&logits, &targets)?;
+        let sign = if self.distance.larger_is_closer() { 1.0 } else { -1.0 };
+        let factor = sign * self.config.gamma;
+        let rows = ClassRows { own: &targets, per_class: 1, factor, margin: OwnClass::AsItIs };
+        let losses = batch.pairs(&self.distance)?.row_losses(&rows, None)?; // [n]
         Ok(vec![Part::of_rows(weighted(&losses, tuples, batch.has_reference())?)?])
     }
 

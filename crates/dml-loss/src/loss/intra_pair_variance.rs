@@ -5,8 +5,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Index, Loss, PairList, Pairs, Part, Result, Tuples,
+    Batch, Distance, Index, Loss, PairList, Pairs, Part, Reduced, Reducer, Result, Tuples,
+    loss::{
+        pair_hinge::{Form, Kind, PairHinge},
+        tuple_sum::{Added, TupleSum},
+    },
     tensor::{entries, hinge},
+    tuples::{PairTable, Repeats},
 };
 
 /// Tolerances of [`IntraPairVariance`].
@@ -41,6 +46,39 @@ pub struct IntraPairVariance {
 }
 
 impl Loss for IntraPairVariance {
+    fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
+        if batch.nothing() {
+            return Ok(Reduced::Nothing);
+        }
+        let pairs = &PairTable::new(batch, tuples, Repeats::Each);
+        let matrix = batch.pairs(&self.distance)?;
+        let mut sum = TupleSum::new(&matrix, reducer, batch.labels())?;
+        let similarity = self.distance.larger_is_closer();
+        let sides = [
+            ("pos_loss", Kind::Positive, self.config.pos_eps, similarity),
+            ("neg_loss", Kind::Negative, self.config.neg_eps, !similarity),
+        ];
+        for (part, kind, eps, below) in sides {
+            let value = PairHinge { pairs, kind, sign: 1.0, bound: 0.0, form: Form::Linear };
+            let tallies = matrix.tally(&value, None, None)?;
+            let (count, total) = tallies.iter().fold((0.0, 0.0), |(c, s), t| (c + t.count, s + t.sum));
+            if count == 0.0 {
+                continue;
+            }
+            let (sign, share) = if below { (-1.0, 1.0 - eps) } else { (1.0, 1.0 + eps) };
+            let bound = share * total / count;
+            let before: f64 = sum.row_sums().iter().sum();
+            let losses = PairHinge { pairs, kind, sign, bound, form: Form::Squared };
+            if let Added::No = sum.add(part, &losses, |_| Ok(None))? {
+                return Ok(Reduced::Unknown);
+            }
+            // Each pair moves the mean too, which all losses of its kind see.
+            let by_mean = -share * (sum.row_sums().iter().sum::<f64>() - before);
+            sum.add_slopes(&value, by_mean / count)?;
+        }
+        Ok(Reduced::of(sum.finish(None)?))
+    }
+
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
         let Pairs { positive, negative } = tuples.map_or_else(|| Pairs::all(batch), Tuples::to_pairs);
         if positive.is_empty() && negative.is_empty() {

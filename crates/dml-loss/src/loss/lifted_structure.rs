@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use dml_kernels::softplus;
+use dml_kernels::{Real, RowLoss, softplus};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Index, Loss, PairCounts, Pairs, Part, Result, Tuples,
-    tensor::{entries, fill_unless, hinge, masked_log_sum_exp, rows, upload},
+    Batch, Distance, Index, Loss, PairCounts, Pairs, Part, Result, Tuples, rows,
+    tensor::{entries, fill_unless, hinge, masked_log_sum_exp, rows as rows_of, upload},
+    tuples::{PairTable, Repeats},
 };
 
 /// Below every logit in f32 and f64, so that an anchor without negatives adds nothing.
@@ -32,7 +33,8 @@ impl Default for LiftedStructureConfig {
 /// ½[D_ap − m₊ + log(Σ_n exp(m₋ − D_an) + Σ_n exp(m₋ − D_pn))]₊² for each ordered positive pair.
 ///
 /// With a separate reference set the positives have no negatives of their own and the second sum is left out.
-/// Part `loss`, a loss a positive pair; any distance (similarities with their signs turned).
+/// (pytorch-metric-learning compares their row numbers with those of the batch there, which are of another table.)
+/// Part `loss`, a loss a positive pair; any distance. For similarities D − m₊ becomes m₊ − s, and m₋ − D becomes s − m₋.
 ///
 /// # Source
 /// Song et al. 2016 \[song2016\], equation 4.
@@ -50,24 +52,26 @@ impl Loss for LiftedStructure {
         if counts.one_sided() {
             return Ok(Vec::new());
         }
-        let close = self.distance.closeness(&batch.all_pairs(&*self.distance)?)?; // [n, m]
-        let log_counts = counts.negative.iter().map(|&c| c.max(1.0).ln() + self.config.neg_margin).collect();
-        let logits = (&close + upload(log_counts, (counts.n, counts.m), &close)?)?;
-        let keep = counts.keep(&counts.negative, &close)?;
+        let values = batch.all_pairs(&*self.distance)?; // [n, m]
+        let near = self.distance.margin_over(&values, self.config.neg_margin)?.neg()?; // [n, m]
+        let log_counts = counts.negative.iter().map(|&c| c.max(1.0).ln()).collect();
+        let logits = (&near + upload(log_counts, (counts.n, counts.m), &near)?)?;
+        let keep = counts.keep(&counts.negative, &near)?;
         let norm = masked_log_sum_exp(&logits, &keep, false)?.squeeze(1)?; // [n]
         let some = keep.max(1)?; // [n]
         let norm = fill_unless(&norm, &some, NOTHING)?;
         let positive = tuples.map_or_else(|| Pairs::all(batch), Tuples::to_pairs).positive;
-        let mut negatives = rows(&norm, &positive.anchor)?; // [k]
+        let mut negatives = rows_of(&norm, &positive.anchor)?; // [k]
         if !batch.has_reference() {
-            let of_positive = rows(&norm, &positive.other)?;
+            let of_positive = rows_of(&norm, &positive.other)?;
             let (high, low) = (negatives.maximum(&of_positive)?, negatives.minimum(&of_positive)?);
             negatives = (softplus(&(low - &high)?)? + high)?;
         }
         let some = negatives.detach().gt(NOTHING / 2.0)?;
         let negatives = fill_unless(&negatives, &some, 0.0)?;
-        let own = entries(&close, &positive.anchor, &positive.other)?; // [k]
-        let losses = (hinge(&((negatives - own)? - self.config.pos_margin)?)?.sqr()? * 0.5)?;
+        let own = entries(&values, &positive.anchor, &positive.other)?; // [k]
+        let own = self.distance.margin_over(&own, self.config.pos_margin)?;
+        let losses = (hinge(&(negatives + own)?)?.sqr()? * 0.5)?;
         Ok(vec![Part::new("loss", losses, Index::Pairs(positive))])
     }
 
@@ -78,7 +82,7 @@ impl Loss for LiftedStructure {
 
 /// [log Σ_p exp(D_ap − m₊) + log Σ_n exp(m₋ − D_an)]₊ for each row; an empty sum's logarithm counts as 0.
 ///
-/// Part `loss`, a loss a row; any distance (similarities with their signs turned).
+/// Part `loss`, a loss a row; any distance. For similarities D − m₊ becomes m₊ − s, and m₋ − D becomes s − m₋.
 ///
 /// # Source
 /// Hermans et al. 2017 \[hermans2017\], equation 7.
@@ -90,18 +94,50 @@ pub struct GeneralizedLiftedStructure {
     pub config: LiftedStructureConfig,
 }
 
+/// Of one row; `sign` is 1 for distances and −1 for similarities.
+struct Rows<'a> {
+    pairs: &'a PairTable,
+    config: LiftedStructureConfig,
+    sign: f64,
+}
+
+impl RowLoss for Rows<'_> {
+    fn scratch(&self, columns: usize) -> usize {
+        4 * columns
+    }
+
+    #[inline(always)]
+    fn loss<T: Real>(&self, i: usize, row: &[T], slopes: &mut [T], scratch: &mut [T]) -> T {
+        let (positive, rest) = scratch.split_at_mut(row.len());
+        let (negative, rest) = rest.split_at_mut(row.len());
+        let (p, n) = rest.split_at_mut(row.len());
+        self.pairs.fill(i, positive, negative);
+        let sign = T::from_f64(self.sign);
+        let (pos, neg) = (T::from_f64(self.config.pos_margin), T::from_f64(self.config.neg_margin));
+        for ((p, n), &v) in p.iter_mut().zip(&mut *n).zip(row) {
+            *p = sign * (v - pos);
+            *n = sign * (neg - v);
+        }
+        let loss = rows::log_sum_exp(p, positive, false) + rows::log_sum_exp(n, negative, false);
+        if loss <= T::ZERO {
+            return T::ZERO;
+        }
+        for ((out, &p), &n) in slopes.iter_mut().zip(&*p).zip(&*n) {
+            *out = sign * (p - n);
+        }
+        loss
+    }
+}
+
 impl Loss for GeneralizedLiftedStructure {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
         if batch.nothing() {
             return Ok(Vec::new());
         }
-        let counts = PairCounts::new(batch, tuples);
-        let close = self.distance.closeness(&batch.all_pairs(&*self.distance)?)?; // [n, m]
-        let LiftedStructureConfig { neg_margin, pos_margin } = self.config;
-        let (far, near) = (close.affine(-1.0, -pos_margin)?, (&close + neg_margin)?);
-        let positive = masked_log_sum_exp(&far, &counts.keep(&counts.positive, &close)?, false)?;
-        let negative = masked_log_sum_exp(&near, &counts.keep(&counts.negative, &close)?, false)?;
-        Ok(vec![Part::of_rows(hinge(&(positive + negative)?)?.squeeze(1)?)?])
+        let pairs = PairTable::new(batch, tuples, Repeats::Once);
+        let sign = if self.distance.larger_is_closer() { -1.0 } else { 1.0 };
+        let of = Rows { pairs: &pairs, config: self.config, sign };
+        Ok(vec![Part::of_rows(batch.pairs(&self.distance)?.row_losses(&of, None)?)?])
     }
 
     fn distance(&self) -> Option<&Arc<dyn Distance>> {

@@ -3,12 +3,20 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
+use dml_kernels::Real;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Divisor, Index, Loss, Parameter, Part, Reducer, Result, Role, TripletsPerAnchor, Tuples,
-    loss::class_table::class_ids,
-    tensor::{entries, hinge, rows},
+    Batch, Distance, Divisor, Index, Loss, Parameter, Part, Reduced, Reducer, Result, Role,
+    TripletsPerAnchor, Tuples,
+    loss::{
+        class_table::class_ids,
+        triplet_rows::{TripletForm, TripletRows},
+        tuple_sum::{Added, TupleSum},
+    },
+    rows::EachRow,
+    tensor::{download, entries, hinge, rows, upload},
+    tuples::TripletTable,
 };
 
 /// Knobs of [`Margin`].
@@ -48,7 +56,8 @@ impl Default for MarginConfig {
 /// [D_ap − β + m]₊ + [β − D_an + m]₊ over triplets, turned for similarities, and ν·β where β is learned.
 ///
 /// β is one number or one for each class (then that of the anchor). Parts `margin_loss`, a loss a triplet, and
-/// `beta_reg_loss`, both with the number of hinge terms above 0 as divisor. Own parameter `beta` `[1]` or `[classes]`
+/// `beta_reg_loss`, one for the batch or, with a boundary for each class, a loss a triplet; both with the number of hinge
+/// terms above 0 as divisor. Own parameter `beta` `[1]` or `[classes]`
 /// where learned. Any distance with β in its units.
 ///
 /// # Source
@@ -76,7 +85,110 @@ impl Margin {
     }
 }
 
+/// [D_ap − β + m]₊ + [β − D_an + m]₊; `sign` is 1 for distances and −1 for similarities.
+struct Boundary {
+    beta: Vec<f64>,
+    sign: f64,
+    margin: f64,
+}
+
+impl Boundary {
+    /// sign·(v − β) + m for positives, −sign·(v − β) + m for negatives.
+    #[inline(always)]
+    fn excess<T: Real>(&self, anchor: usize, value: T, sign: f64) -> T {
+        T::from_f64(sign) * (value - T::from_f64(self.beta[anchor])) + T::from_f64(self.margin)
+    }
+
+    /// The number of hinge terms above 0 among the triplets of a row.
+    fn active(&self, i: usize, row: &[f64], triplets: &TripletTable) -> f64 {
+        let one = |j: usize, sign: f64| f64::from(u8::from(self.excess(i, row[j], sign) > 0.0));
+        match triplets {
+            TripletTable::Listed { positive, negative } => {
+                let positive = positive.of(i).iter().map(|&p| one(p as usize, self.sign)).sum::<f64>();
+                positive + negative.of(i).iter().map(|&n| one(n as usize, -self.sign)).sum::<f64>()
+            }
+            TripletTable::Products(pairs) => {
+                let (mut p, mut n) = ([0.0; 2], [0.0; 2]);
+                pairs.each_positive(i, |j| p = [p[0] + 1.0, p[1] + one(j, self.sign)]);
+                pairs.each_negative(i, |j| n = [n[0] + 1.0, n[1] + one(j, -self.sign)]);
+                p[1] * n[0] + p[0] * n[1]
+            }
+        }
+    }
+}
+
+impl TripletForm for Boundary {
+    type Positive<T: Real> = (T, T);
+
+    #[inline(always)]
+    fn positive<T: Real>(&self, anchor: usize, value: T) -> (T, T) {
+        let excess = self.excess(anchor, value, self.sign);
+        let hit = excess > T::ZERO;
+        (excess.max(T::ZERO), if hit { T::from_f64(self.sign) } else { T::ZERO })
+    }
+
+    #[inline(always)]
+    fn loss<T: Real>(&self, (positive, _): (T, T), anchor: usize, value: T) -> T {
+        positive + self.excess(anchor, value, -self.sign).max(T::ZERO)
+    }
+
+    #[inline(always)]
+    fn slopes<T: Real>(&self, (_, slope): (T, T), anchor: usize, value: T) -> (T, T) {
+        let hit = self.excess(anchor, value, -self.sign) > T::ZERO;
+        (slope, if hit { T::from_f64(-self.sign) } else { T::ZERO })
+    }
+}
+
 impl Loss for Margin {
+    fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
+        let MarginConfig { margin, nu, learn_beta, num_classes, triplets_per_anchor, .. } = self.config;
+        // Drawn triplets are few; the weight of a boundary for each class has a term for each triplet.
+        let listed = learn_beta && nu != 0.0 && num_classes.is_some();
+        if listed || tuples.is_none() && !triplets_per_anchor.is_all() {
+            return Ok(Reduced::Unknown);
+        }
+        if batch.nothing() {
+            return Ok(Reduced::Nothing);
+        }
+        let ids = match num_classes {
+            Some(classes) => class_ids("Margin", batch, classes)?,
+            None => vec![0; batch.len()],
+        };
+        let betas = download(self.beta.as_tensor())?;
+        let beta = ids.iter().map(|&id| betas[id as usize]).collect();
+        let sign = if self.distance.larger_is_closer() { -1.0 } else { 1.0 };
+        let losses = TripletRows {
+            triplets: &TripletTable::new(batch, tuples),
+            form: Boundary { beta, sign, margin },
+        };
+        let matrix = batch.pairs(&self.distance)?;
+        let active = || -> Result<f64> {
+            let active = EachRow::new(|i, row: &[f64], found: &mut Vec<f64>| {
+                found.push(losses.form.active(i, row, losses.triplets));
+            });
+            Ok(matrix.map_rows(&active)?.iter().sum())
+        };
+        let mut sum = TupleSum::new(&matrix, reducer, batch.labels())?;
+        if let Added::No = sum.add("margin_loss", &losses, |_| Ok(Some(active()?)))? {
+            return Ok(Reduced::Unknown);
+        }
+        // Distances and boundary enter as differences alone.
+        let by_row = learn_beta.then(|| sum.row_sums());
+        let Some(mut total) = sum.finish(None)? else { return Ok(Reduced::Nothing) };
+        if let Some(by_row) = by_row {
+            let mut by_beta = vec![0.0; betas.len()];
+            ids.iter().zip(by_row).for_each(|(&id, slope)| by_beta[id as usize] -= slope);
+            let beta = self.beta.as_tensor();
+            let by_beta = upload(by_beta, betas.len(), beta)?;
+            let zero = ((beta - beta.detach())? * by_beta)?.sum_all()?;
+            total = (total + zero)?;
+            if nu != 0.0 {
+                total = (total + (beta * nu)?.sum_all()?)?;
+            }
+        }
+        Ok(Reduced::Value(total))
+    }
+
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
         let triplets = match tuples {
             Some(tuples) => tuples.to_triplets(),
@@ -87,11 +199,8 @@ impl Loss for Margin {
         }
         let MarginConfig { margin, nu, learn_beta, num_classes, .. } = self.config;
         let matrix = batch.all_pairs(&*self.distance)?; // [n, m]
-        let own_beta = if learn_beta && nu != 0.0 {
-            self.beta.as_tensor().clone()
-        } else {
-            self.beta.as_detached_tensor()
-        };
+        let own_beta =
+            if learn_beta { self.beta.as_tensor().clone() } else { self.beta.as_detached_tensor() };
         let beta = match num_classes {
             Some(classes) => {
                 let ids = class_ids("Margin", batch, classes)?;
@@ -113,11 +222,15 @@ impl Loss for Margin {
         let mut parts = vec![main];
         if learn_beta && nu != 0.0 {
             let losses = (&beta * nu)?;
-            let (index, divisor) = match num_classes {
-                Some(_) => (Index::Rows(triplets.anchor), active),
-                None => (Index::Classes(vec![0]), active.ones_like()?),
-            };
-            parts.push(Part { name: "beta_reg_loss", losses, index, divisor: Some(divisor) });
+            parts.push(match num_classes {
+                Some(_) => Part {
+                    name: "beta_reg_loss",
+                    losses,
+                    index: Index::Rows(triplets.anchor),
+                    divisor: Some(active),
+                },
+                None => Part::whole("beta_reg_loss", losses),
+            });
         }
         Ok(parts)
     }

@@ -8,20 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Batch, Distance, Error, Loss, Parameter, Part, Result, Role, Tuples,
     loss::{
-        angle::cos_of_sum,
-        class_table::{ClassTable, class_ids, cross_entropy, one_hot, weighted},
+        class_rows::{ClassRows, OwnClass},
+        class_table::{ClassTable, class_ids, weighted},
     },
+    tensor::normalize_rows,
 };
-
-/// What the margin does to the own class's cosine.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum OwnClass {
-    AsItIs,
-    /// cos θ − m.
-    Subtract(f64),
-    /// cos(θ + m), m in radians; cos θ − m·sin m where θ > π − m.
-    Add(f64),
-}
 
 /// Knobs of [`MarginSoftmax::normalized_softmax`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -92,8 +83,8 @@ impl Default for ArcFaceConfig {
 /// −log softmax_c(s·cos θ_c) at the own class, whose cosine a margin lowers first; θ_c the angle to column c of `W`.
 ///
 /// Given tuples become weights of the rows. Own parameter `W` `[d, classes·sub_centers]`, the columns of a class side
-/// by side. Part `loss`, a loss a row. Normalized softmax takes any distance of rows to columns; the margins are of
-/// cosines.
+/// by side. Part `loss`, a loss a row. Normalized softmax takes any distance of rows to columns, which are of length 1
+/// whatever the distance; the margins are of cosines.
 ///
 /// # Source
 /// Zhai & Wu 2019 \[zhai2019\] (normalized softmax); Wang et al. 2018 \[wang2018cosface\]; Deng et al. 2019
@@ -184,24 +175,18 @@ impl Loss for MarginSoftmax {
             return Ok(Vec::new());
         }
         let ids = class_ids("MarginSoftmax", batch, self.classes)?;
-        let columns = self.weight.as_tensor().t()?.contiguous()?; // [classes·sub, d]
-        let values = self.distance.all_pairs(batch.embeddings(), &columns)?; // [n, classes·sub]
-        let mut cosine = self.distance.closeness(&values)?;
-        if self.sub_centers > 1 {
-            cosine = cosine.reshape((ids.len(), self.classes, self.sub_centers))?.max(2)?; // [n, classes]
+        let mut columns = self.weight.as_tensor().t()?.contiguous()?; // [classes·sub, d]
+        if self.own_class == OwnClass::AsItIs {
+            columns = normalize_rows(&columns, 2.0)?;
         }
-        let own = || -> Result<Tensor> { Ok(one_hot(&ids, &cosine)?.gt(0.5)?) };
-        let cosine = match self.own_class {
-            OwnClass::AsItIs => cosine,
-            OwnClass::Subtract(m) => (&cosine - (one_hot(&ids, &cosine)? * m)?)?,
-            OwnClass::Add(m) => {
-                let reachable = cosine.detach().ge(-m.cos())?;
-                let beyond = (&cosine - m * m.sin())?;
-                let moved = reachable.where_cond(&cos_of_sum(&cosine, m)?, &beyond)?;
-                own()?.where_cond(&moved, &cosine)?
-            }
+        let sign = if self.distance.larger_is_closer() { 1.0 } else { -1.0 };
+        let rows = ClassRows {
+            own: &ids,
+            per_class: self.sub_centers,
+            factor: sign * self.scale,
+            margin: self.own_class,
         };
-        let losses = cross_entropy(&(cosine * self.scale)?, &ids)?;
+        let losses = self.distance.pairs(batch.embeddings(), &columns)?.row_losses(&rows, None)?; // [n]
         Ok(vec![Part::of_rows(weighted(&losses, tuples, false)?)?])
     }
 

@@ -1,10 +1,10 @@
 //! A queue of the newest embeddings and their labels, constants all, shared by the losses with a memory.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::{Error, Result, State};
+use crate::{Batch, Error, Loss, Miner, Result, State, Tuples};
 
 /// The newest rows, oldest first, at most `capacity` of them.
 #[derive(Debug)]
@@ -80,3 +80,83 @@ impl Memory {
         Ok(())
     }
 }
+
+/// A loss, its miner and the memory that its batches are compared with: what a cross-batch memory and a momentum queue
+/// share. They differ in what enters the memory.
+#[derive(Debug)]
+pub(crate) struct Remembering {
+    pub loss: Arc<dyn Loss>,
+    pub miner: Option<Arc<dyn Miner>>,
+    pub memory: Memory,
+}
+
+impl Remembering {
+    pub fn new(
+        owner: &'static str,
+        loss: Arc<dyn Loss>,
+        miner: Option<Arc<dyn Miner>>,
+        memory_size: usize,
+    ) -> Result<Self> {
+        Ok(Self { loss, miner, memory: Memory::new(owner, memory_size)? })
+    }
+
+    /// What the miner selects from a batch against the memory.
+    pub fn mine(&self, batch: &Batch) -> Result<Option<Tuples>> {
+        self.miner.as_ref().map(|miner| miner.mine(batch)).transpose()
+    }
+
+    /// State of the memory and of the loss.
+    pub fn state(&self) -> Result<State> {
+        let mut state = self.memory.state()?;
+        state.extend(self.loss.state()?);
+        Ok(state)
+    }
+
+    pub fn load_state(&self, state: &State) -> Result<()> {
+        self.memory.load_state(state)?;
+        self.loss.load_state(state)
+    }
+}
+
+/// The parts of [`Loss`] that are those of the inner loss, for a type with a field `inner` of [`Remembering`] and a function
+/// `enter(batch, tuples)` that gives the batch against the memory with its tuples, `None` for an empty batch.
+macro_rules! loss_of_memory {
+    () => {
+        fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+            match self.enter(batch, tuples)? {
+                Some((batch, tuples)) => self.inner.loss.unreduced(&batch, tuples.as_ref()),
+                None => Ok(Vec::new()),
+            }
+        }
+
+        fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
+            match self.enter(batch, tuples)? {
+                Some((batch, tuples)) => {
+                    Ok(Reduced::of(reduce(&*self.inner.loss, &batch, tuples.as_ref(), reducer)?))
+                }
+                None => Ok(Reduced::Nothing),
+            }
+        }
+
+        fn distance(&self) -> Option<&Arc<dyn Distance>> {
+            self.inner.loss.distance()
+        }
+
+        fn default_reducer(&self) -> Arc<dyn Reducer> {
+            self.inner.loss.default_reducer()
+        }
+
+        fn own_parameters(&self) -> Vec<Parameter> {
+            self.inner.loss.own_parameters()
+        }
+
+        fn calibrate(&self, batch: &Batch) -> Result<()> {
+            self.inner.loss.calibrate(batch)
+        }
+
+        fn class_rows(&self) -> Result<Option<candle_core::Tensor>> {
+            self.inner.loss.class_rows()
+        }
+    };
+}
+pub(crate) use loss_of_memory;

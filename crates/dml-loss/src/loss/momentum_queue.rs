@@ -9,8 +9,12 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Error, Loss, Miner, Parameter, Part, Reducer, Result, State, Tuples,
-    loss::memory::Memory, tensor::download,
+    Batch, Distance, Error, Loss, Miner, Parameter, Part, Reduced, Reducer, Result, State, Tuples,
+    loss::{
+        memory::{Remembering, loss_of_memory},
+        reduce,
+    },
+    tensor::download,
 };
 
 /// Which keys are a query's positives.
@@ -35,10 +39,8 @@ pub enum QueueLabels {
 /// He et al. 2020 \[he2020\], algorithm 1.
 #[derive(Debug)]
 pub struct MomentumQueue {
-    loss: Arc<dyn Loss>,
-    miner: Option<Arc<dyn Miner>>,
+    inner: Remembering,
     labels: QueueLabels,
-    memory: Memory,
     seen: AtomicU64,
 }
 
@@ -53,13 +55,12 @@ impl MomentumQueue {
         labels: QueueLabels,
         memory_size: usize,
     ) -> Result<Self> {
-        let memory = Memory::new("MomentumQueue", memory_size)?;
-        Ok(Self { loss, miner, labels, memory, seen: AtomicU64::new(0) })
+        let inner = Remembering::new("MomentumQueue", loss, miner, memory_size)?;
+        Ok(Self { inner, labels, seen: AtomicU64::new(0) })
     }
-}
 
-impl Loss for MomentumQueue {
-    fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+    /// Lets the keys into the queue: the queries against it, and their tuples.
+    fn enter(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Option<(Batch, Option<Tuples>)>> {
         let owner = "MomentumQueue";
         if !batch.has_reference() {
             let expected = "the keys, as many as queries (Batch::with_reference)";
@@ -74,7 +75,7 @@ impl Loss for MomentumQueue {
             return Err(Error::shape(owner, "reference", keys, expected));
         }
         if batch.is_empty() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let (query_labels, key_labels) = match self.labels {
             QueueLabels::Given => (batch.labels().to_vec(), batch.column_labels().to_vec()),
@@ -85,33 +86,20 @@ impl Loss for MomentumQueue {
                 (labels.clone(), labels)
             }
         };
-        let (memory, labels) = self.memory.enter(keys, &key_labels)?;
-        let batch = Batch::new(queries, &query_labels)?.with_reference(&memory, &labels)?;
-        let mined = self.miner.as_ref().map(|miner| miner.mine(&batch)).transpose()?;
-        self.loss.unreduced(&batch, mined.as_ref())
+        let (memory, labels) = self.inner.memory.enter(keys, &key_labels)?;
+        let queue = Batch::new(queries, &query_labels)?.with_reference(&memory, &labels)?.sharing_as(batch);
+        let mined = self.inner.mine(&queue)?;
+        Ok(Some((queue, mined)))
     }
+}
 
-    fn distance(&self) -> Option<&Arc<dyn Distance>> {
-        self.loss.distance()
-    }
-
-    fn default_reducer(&self) -> Arc<dyn Reducer> {
-        self.loss.default_reducer()
-    }
-
-    fn own_parameters(&self) -> Vec<Parameter> {
-        self.loss.own_parameters()
-    }
-
-    fn calibrate(&self, batch: &Batch) -> Result<()> {
-        self.loss.calibrate(batch)
-    }
+impl Loss for MomentumQueue {
+    loss_of_memory!();
 
     fn state(&self) -> Result<State> {
-        let mut state = self.memory.state()?;
+        let mut state = self.inner.state()?;
         let seen = self.seen.load(Ordering::SeqCst) as i64;
         state.insert("seen".to_owned(), Tensor::new(&[seen], &Device::Cpu)?);
-        state.extend(self.loss.state()?);
         Ok(state)
     }
 
@@ -124,8 +112,7 @@ impl Loss for MomentumQueue {
                 "how many keys there were",
             ));
         };
-        self.memory.load_state(state)?;
-        self.loss.load_state(state)?;
+        self.inner.load_state(state)?;
         self.seen.store(download(seen)?.first().map_or(0, |&s| s as u64), Ordering::SeqCst);
         Ok(())
     }

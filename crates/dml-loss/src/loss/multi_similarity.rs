@@ -2,9 +2,14 @@
 
 use std::sync::Arc;
 
+use dml_kernels::{Real, RowLoss};
 use serde::{Deserialize, Serialize};
 
-use crate::{Batch, Distance, Loss, PairCounts, Part, Result, Tuples, tensor::masked_log_sum_exp};
+use crate::{
+    Batch, Distance, Loss, Part, Result, Tuples,
+    rows::log_sum_exp,
+    tuples::{PairTable, Repeats},
+};
 
 /// Knobs of [`MultiSimilarity`], the defaults of the paper.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -39,19 +44,45 @@ pub struct MultiSimilarity {
     pub config: MultiSimilarityConfig,
 }
 
+/// Of one row; `sign` is 1 for distances and −1 for similarities, so that sign·(v − λ) is large for far pairs.
+struct Rows<'a> {
+    pairs: &'a PairTable,
+    config: MultiSimilarityConfig,
+    sign: f64,
+}
+
+impl RowLoss for Rows<'_> {
+    fn scratch(&self, columns: usize) -> usize {
+        3 * columns
+    }
+
+    #[inline(always)]
+    fn loss<T: Real>(&self, i: usize, row: &[T], slopes: &mut [T], scratch: &mut [T]) -> T {
+        let (positive, rest) = scratch.split_at_mut(row.len());
+        let (negative, logits) = rest.split_at_mut(row.len());
+        self.pairs.fill(i, positive, negative);
+        let base = T::from_f64(self.config.base);
+        let mut loss = T::ZERO;
+        for (counts, sharpness) in [(positive, self.config.alpha), (negative, -self.config.beta)] {
+            let (factor, share) = (T::from_f64(self.sign * sharpness), T::from_f64(1.0 / sharpness.abs()));
+            logits.iter_mut().zip(row).for_each(|(logit, &v)| *logit = factor * (v - base));
+            loss += share * log_sum_exp(logits, counts, true);
+            let factor = factor * share;
+            slopes.iter_mut().zip(&*logits).for_each(|(slope, &p)| *slope += factor * p);
+        }
+        loss
+    }
+}
+
 impl Loss for MultiSimilarity {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
         if batch.nothing() {
             return Ok(Vec::new());
         }
-        let counts = PairCounts::new(batch, tuples);
-        let MultiSimilarityConfig { alpha, beta, base } = self.config;
-        let excess = self.distance.margin_over(&batch.all_pairs(&*self.distance)?, base)?; // [n, m]
-        let positive = counts.keep(&counts.positive, &excess)?;
-        let negative = counts.keep(&counts.negative, &excess)?;
-        let positive = (masked_log_sum_exp(&(&excess * alpha)?, &positive, true)? / alpha)?; // [n, 1]
-        let negative = (masked_log_sum_exp(&(&excess * -beta)?, &negative, true)? / beta)?; // [n, 1]
-        Ok(vec![Part::of_rows((positive + negative)?.squeeze(1)?)?])
+        let pairs = PairTable::new(batch, tuples, Repeats::Once);
+        let sign = if self.distance.larger_is_closer() { -1.0 } else { 1.0 };
+        let of = Rows { pairs: &pairs, config: self.config, sign };
+        Ok(vec![Part::of_rows(batch.pairs(&self.distance)?.row_losses(&of, None)?)?])
     }
 
     fn distance(&self) -> Option<&Arc<dyn Distance>> {

@@ -3,12 +3,18 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
+use dml_kernels::{Real, RowLoss};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Index, Loss, PairCounts, Parameter, Part, Result, Role, Tuples,
-    loss::class_table::{ClassTable, class_ids, cross_entropy, weighted},
-    tensor::{masked_log_sum_exp, rows},
+    Batch, Distance, Index, Loss, Parameter, Part, Result, Role, Tuples,
+    loss::{
+        class_rows::{ClassRows, OwnClass},
+        class_table::{ClassTable, class_ids, weighted},
+    },
+    rows::log_sum_exp,
+    tensor::rows,
+    tuples::PairTable,
 };
 
 /// Knobs of [`Nca`].
@@ -40,20 +46,50 @@ pub struct Nca {
     pub config: NcaConfig,
 }
 
+/// Of one row: log Σ exp over all pairs less that over the positive ones.
+struct Rows<'a> {
+    pairs: &'a PairTable,
+    factor: f64,
+}
+
+impl RowLoss for Rows<'_> {
+    fn scratch(&self, columns: usize) -> usize {
+        4 * columns
+    }
+
+    #[inline(always)]
+    fn loss<T: Real>(&self, i: usize, row: &[T], slopes: &mut [T], scratch: &mut [T]) -> T {
+        let (positive, rest) = scratch.split_at_mut(row.len());
+        let (either, rest) = rest.split_at_mut(row.len());
+        let (own, all) = rest.split_at_mut(row.len());
+        self.pairs.fill(i, positive, either);
+        let factor = T::from_f64(self.factor);
+        for ((own, all), &v) in own.iter_mut().zip(&mut *all).zip(row) {
+            *own = factor * v;
+            *all = factor * v;
+        }
+        either.iter_mut().zip(&*positive).for_each(|(either, &p)| *either += p);
+        let loss = log_sum_exp(all, either, false) - log_sum_exp(own, positive, false);
+        for ((out, &all), &own) in slopes.iter_mut().zip(&*all).zip(&*own) {
+            *out = factor * (all - own);
+        }
+        loss
+    }
+}
+
 impl Loss for Nca {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
-        let counts = PairCounts::new(batch, None);
-        let per_row = counts.row_sums(&counts.positive);
-        let kept: Vec<u32> = (0..counts.n).filter(|&i| per_row[i] > 0.0).map(|i| i as u32).collect();
+        let classes = batch.classes();
+        let kept = (0..batch.len()).filter(|&i| classes.counts(i).0 > 0);
+        let kept: Vec<u32> = kept.map(|i| i as u32).collect();
+        let pairs = PairTable::All(classes.clone());
         if kept.is_empty() {
             return Ok(Vec::new());
         }
-        let values = batch.all_pairs(&*self.distance)?; // [n, m]
-        let logits = (self.distance.closeness(&values)? * self.config.softmax_scale)?;
-        let either: Vec<f64> = counts.positive.iter().zip(&counts.negative).map(|(p, n)| p + n).collect();
-        let all = masked_log_sum_exp(&logits, &counts.keep(&either, &logits)?, false)?;
-        let own = masked_log_sum_exp(&logits, &counts.keep(&counts.positive, &logits)?, false)?;
-        let losses = weighted(&(all - own)?.squeeze(1)?, tuples, batch.has_reference())?; // [n]
+        let sign = if self.distance.larger_is_closer() { 1.0 } else { -1.0 };
+        let of = Rows { pairs: &pairs, factor: sign * self.config.softmax_scale };
+        let losses = batch.pairs(&self.distance)?.row_losses(&of, None)?; // [n]
+        let losses = weighted(&losses, tuples, batch.has_reference())?;
         Ok(vec![Part::new("loss", rows(&losses, &kept)?, Index::Rows(kept))])
     }
 
@@ -124,9 +160,10 @@ impl Loss for ProxyNca {
             return Ok(Vec::new());
         }
         let classes = class_ids("ProxyNca", batch, self.config.num_classes)?;
-        let values = self.distance.all_pairs(batch.embeddings(), &self.proxies)?; // [n, classes]
-        let logits = (self.distance.closeness(&values)? * self.config.softmax_scale)?;
-        let losses = cross_entropy(&logits, &classes)?;
+        let sign = if self.distance.larger_is_closer() { 1.0 } else { -1.0 };
+        let factor = sign * self.config.softmax_scale;
+        let of = ClassRows { own: &classes, per_class: 1, factor, margin: OwnClass::AsItIs };
+        let losses = self.distance.pairs(batch.embeddings(), &self.proxies)?.row_losses(&of, None)?; // [n]
         Ok(vec![Part::of_rows(weighted(&losses, tuples, true)?)?])
     }
 

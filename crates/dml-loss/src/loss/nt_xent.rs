@@ -2,13 +2,19 @@
 
 use std::sync::Arc;
 
-use dml_kernels::softplus;
+use dml_kernels::{Band, Real, Tally, TupleLoss, softplus};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Index, Loss, PairCounts, Pairs, Parameter, Part, Result, Temperature, TemperatureSpec,
-    Tuples,
-    tensor::{entries, fill_unless, masked_log_sum_exp, rows, upload},
+    Batch, Distance, Index, Loss, PairCounts, Pairs, Parameter, Part, Reduced, Reducer, Result, Temperature,
+    TemperatureSpec, Tuples,
+    loss::{
+        logits::{Logits, calibrate},
+        tuple_sum::{Added, TupleSum},
+    },
+    rows::{self, log_sum_exp},
+    tensor::{entries, fill_unless, masked_log_sum_exp, rows as rows_of, upload},
+    tuples::{PairTable, Repeats},
 };
 
 /// Knobs of [`NtXent`].
@@ -40,7 +46,85 @@ pub struct NtXent {
     pub temperature: Temperature,
 }
 
+/// Of the positive pairs of one row: each softplus(log Σ_n exp(l_an) − l_ap), 0 where there are no negatives.
+struct OfPositives<'a> {
+    pairs: &'a PairTable,
+    factor: f64,
+}
+
+impl OfPositives<'_> {
+    /// log Σ_n exp(l_an), `logits` becoming the softmax; `None` without negatives.
+    #[inline(always)]
+    fn norm<T: Real>(&self, i: usize, row: &[T], counts: &mut [T], logits: &mut [T]) -> Option<T> {
+        let factor = T::from_f64(self.factor);
+        self.pairs.fill(i, logits, counts);
+        let some = rows::sum(counts) > T::ZERO;
+        logits.iter_mut().zip(row).for_each(|(logit, &v)| *logit = factor * v);
+        let norm = log_sum_exp(logits, counts, false);
+        some.then_some(norm)
+    }
+}
+
+impl TupleLoss for OfPositives<'_> {
+    fn scratch(&self, columns: usize) -> usize {
+        2 * columns
+    }
+
+    #[inline(always)]
+    fn tally<T: Real>(&self, i: usize, row: &[T], band: Band<T>, scratch: &mut [T]) -> Tally {
+        let (counts, logits) = scratch.split_at_mut(row.len());
+        let norm = self.norm(i, row, counts, logits);
+        let mut tally = Tally::default();
+        self.pairs.each_positive(i, |p| {
+            let own = T::from_f64(self.factor) * row[p];
+            let loss = norm.map_or(T::ZERO, |norm| rows::softplus(norm - own).0);
+            tally.add(loss, band);
+        });
+        tally
+    }
+
+    #[inline(always)]
+    fn weigh<T: Real>(
+        &self,
+        i: usize,
+        row: &[T],
+        weight: T,
+        band: Band<T>,
+        slopes: &mut [T],
+        scratch: &mut [T],
+    ) -> T {
+        let (counts, logits) = scratch.split_at_mut(row.len());
+        let Some(norm) = self.norm(i, row, counts, logits) else { return T::ZERO };
+        let factor = T::from_f64(self.factor);
+        let (mut value, mut by_norm) = (T::ZERO, T::ZERO);
+        self.pairs.each_positive(i, |p| {
+            let (loss, slope) = rows::softplus(norm - factor * row[p]);
+            if band.holds(loss) {
+                value += weight * loss;
+                by_norm += weight * slope;
+                slopes[p] = slopes[p] - weight * slope * factor;
+            }
+        });
+        let by_norm = by_norm * factor;
+        slopes.iter_mut().zip(&*logits).for_each(|(slope, &p)| *slope += by_norm * p);
+        value
+    }
+}
+
 impl Loss for NtXent {
+    fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
+        let pairs = PairTable::new(batch, tuples, Repeats::Each);
+        if pairs.one_sided() {
+            return Ok(Reduced::Nothing);
+        }
+        let Logits { matrix, factor, log_scale } = Logits::new(batch, &self.distance, &self.temperature)?;
+        let mut sum = TupleSum::new(&matrix, reducer, batch.labels())?;
+        match sum.add("loss", &OfPositives { pairs: &pairs, factor }, |_| Ok(None))? {
+            Added::Yes => Ok(Reduced::of(sum.finish(log_scale.as_ref())?)),
+            Added::No => Ok(Reduced::Unknown),
+        }
+    }
+
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
         let counts = PairCounts::new(batch, tuples);
         if counts.one_sided() {
@@ -55,7 +139,7 @@ impl Loss for NtXent {
         let norm = masked_log_sum_exp(&repeated, &keep, false)?.squeeze(1)?; // [n]
         let positive = tuples.map_or_else(|| Pairs::all(batch), Tuples::to_pairs).positive;
         let own = entries(&logits, &positive.anchor, &positive.other)?; // [k]
-        let losses = softplus(&(rows(&norm, &positive.anchor)? - own)?)?;
+        let losses = softplus(&(rows_of(&norm, &positive.anchor)? - own)?)?;
         // An anchor without negatives has nothing to be told from.
         let has_negative = counts.row_sums(&counts.negative);
         let has_negative: Vec<u8> =
@@ -74,9 +158,6 @@ impl Loss for NtXent {
     }
 
     fn calibrate(&self, batch: &Batch) -> Result<()> {
-        if batch.nothing() {
-            return Ok(());
-        }
-        self.temperature.calibrate(&*self.distance, &batch.detach().all_pairs(&*self.distance)?)
+        calibrate(batch, &*self.distance, &self.temperature)
     }
 }

@@ -10,9 +10,9 @@ use crate::{
         class_table::weighted,
         far::Far,
         ranks::closer,
-        smooth_ap::{any_positive, columns_with_self},
+        smooth_ap::{any_positive, columns_with_self, with_class},
     },
-    tensor::{attach_rows, rows},
+    tensor::rows,
 };
 
 /// What the number r of negatives before a positive costs.
@@ -99,33 +99,24 @@ impl Loss for Pnp {
         if !any_positive(batch) {
             return Ok(Vec::new());
         }
-        let Some(far) = Far::new(batch, &*self.distance)? else { return Ok(Vec::new()) };
+        let Some(far) = Far::new(batch, &self.distance)? else { return Ok(Vec::new()) };
         let PnpConfig { b, alpha, anneal, variant } = self.config;
-        let n = batch.len();
-        let (mut values, mut slopes) = (vec![0.0; n], vec![0.0; n * far.m]);
-        let (mut kept, mut by) = (Vec::new(), vec![0.0; far.m]);
-        for i in 0..n {
+        let kept = with_class(batch);
+        let losses = far.row_losses(|i, row, out| {
             let [positive, negative] = columns_with_self(batch, i);
-            if positive.is_empty() {
-                continue;
-            }
-            kept.push(i as u32);
-            let (row, out) = (far.row(i), &mut slopes[i * far.m..(i + 1) * far.m]);
-            let share = 1.0 / positive.len() as f64;
+            let share = 1.0 / positive.len().max(1) as f64;
+            let (mut value, mut by) = (0.0, vec![0.0; row.len()]);
             for &p in &positive {
                 let rank = closer(row, p, &negative, anneal, |j, s| by[j] = s);
                 let (cost, slope) = variant.cost(rank, alpha, b);
-                values[i] += share * cost;
+                value += share * cost;
                 for &j in &negative {
                     out[p] += share * slope * by[j];
                     out[j] -= share * slope * by[j];
                 }
             }
-        }
-        if kept.is_empty() {
-            return Ok(Vec::new());
-        }
-        let losses = attach_rows(&far.matrix, values, far.turned(slopes))?; // [n]
+            value
+        })?; // [n]
         let losses = weighted(&losses, tuples, batch.has_reference())?;
         Ok(vec![Part::new("loss", rows(&losses, &kept)?, Index::Rows(kept))])
     }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use candle_core::{D, Tensor};
+use dml_kernels::{Real, RowLoss};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Error, Loss, PairCounts, Part, Result, Tuples,
-    tensor::{fill_unless, hinge},
+    Batch, Distance, Error, Loss, Part, Result, Tuples, rows,
+    tuples::{PairTable, Repeats},
 };
 
 /// What the reference implementation adds to each weight in the denominators.
@@ -68,16 +68,58 @@ impl RankedList {
     }
 }
 
-/// Σ w·e / (Σ w + 10⁻⁵·m) with w = exp(T·e) over the kept excesses e ≥ 0: `[n, m]` → `[n]`.
-fn weighted_excess(excess: &Tensor, keep: &Tensor, temperature: f64) -> Result<Tensor> {
-    let columns = excess.dim(1)? as f64;
-    let exponent = fill_unless(&(excess * temperature)?, keep, -1e30)?;
-    // Both sums are divided by the largest weight.
-    let shift = hinge(&exponent.detach().max_keepdim(D::Minus1)?)?; // [n, 1]
-    let weights = exponent.broadcast_sub(&shift)?.exp()?; // [n, m]
-    let sum = (&weights * fill_unless(excess, keep, 0.0)?)?.sum(1)?; // [n]
-    let norm = (weights.sum(1)? + (shift.squeeze(1)?.neg()?.exp()? * (SMALL * columns))?)?;
-    Ok((sum / norm)?)
+/// Of one row.
+struct Rows<'a> {
+    pairs: &'a PairTable,
+    config: RankedListConfig,
+    alpha: f64,
+}
+
+impl RowLoss for Rows<'_> {
+    fn scratch(&self, columns: usize) -> usize {
+        3 * columns
+    }
+
+    #[inline(always)]
+    fn loss<T: Real>(&self, i: usize, row: &[T], slopes: &mut [T], scratch: &mut [T]) -> T {
+        let (positive, rest) = scratch.split_at_mut(row.len());
+        let (negative, weights) = rest.split_at_mut(row.len());
+        self.pairs.fill(i, positive, negative);
+        let RankedListConfig { margin, tn, imbalance, tp, .. } = self.config;
+        let kinds = [
+            (positive, 1.0, self.alpha - margin, tp, 1.0 - imbalance),
+            (negative, -1.0, self.alpha, tn, imbalance),
+        ];
+        let mut loss = T::ZERO;
+        for (counts, sign, bound, temperature, share) in kinds {
+            let (sign, bound) = (T::from_f64(sign), T::from_f64(bound));
+            let (temperature, share) = (T::from_f64(temperature), T::from_f64(share));
+            // Pairs within their ball do not count.
+            for ((count, weight), &v) in counts.iter_mut().zip(&mut *weights).zip(row) {
+                let excess = sign * (v - bound);
+                *count = if excess > T::ZERO { *count } else { T::ZERO };
+                *weight = temperature * excess;
+            }
+            // Both sums are divided by the largest weight.
+            let shift = rows::largest(weights, counts).max(T::ZERO);
+            let (mut sum, mut norm) = (T::ZERO, T::from_f64(SMALL * row.len() as f64) * (-shift).exp_fast());
+            for ((weight, &count), &v) in weights.iter_mut().zip(&*counts).zip(row) {
+                let w = (*weight - shift).exp_fast();
+                let w = if count > T::ZERO { w } else { T::ZERO };
+                *weight = w;
+                sum += w * sign * (v - bound);
+                norm += w;
+            }
+            let mean = sum / norm;
+            loss += share * mean;
+            // d Σwe/Σw = w(1 + T(e − mean))/Σw.
+            for ((slope, &w), &v) in slopes.iter_mut().zip(&*weights).zip(row) {
+                let excess = sign * (v - bound);
+                *slope += share * sign * w * (T::ONE + temperature * (excess - mean)) / norm;
+            }
+        }
+        loss
+    }
 }
 
 impl Loss for RankedList {
@@ -85,18 +127,10 @@ impl Loss for RankedList {
         if batch.nothing() {
             return Ok(Vec::new());
         }
-        let counts = PairCounts::new(batch, tuples);
-        let matrix = batch.all_pairs(&*self.distance)?; // [n, m]
-        let RankedListConfig { margin, tn, imbalance, alpha, tp } = self.config;
-        let alpha = alpha.unwrap_or(1.0 + margin / 2.0);
-        let beyond = (&matrix - (alpha - margin))?;
-        let within = matrix.affine(-1.0, alpha)?;
-        let violating = |kind: &[f64], excess: &Tensor| -> Result<Tensor> {
-            Ok((counts.keep(kind, excess)? * excess.detach().gt(0.0)?)?)
-        };
-        let positive = weighted_excess(&beyond, &violating(&counts.positive, &beyond)?, tp)?;
-        let negative = weighted_excess(&within, &violating(&counts.negative, &within)?, tn)?;
-        Ok(vec![Part::of_rows(((positive * (1.0 - imbalance))? + (negative * imbalance)?)?)?])
+        let pairs = &PairTable::new(batch, tuples, Repeats::Once);
+        let alpha = self.config.alpha.unwrap_or(1.0 + self.config.margin / 2.0);
+        let of = Rows { pairs, config: self.config, alpha };
+        Ok(vec![Part::of_rows(batch.pairs(&self.distance)?.row_losses(&of, None)?)?])
     }
 
     fn distance(&self) -> Option<&Arc<dyn Distance>> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Batch, Distance, Error, Index, Loss, Part, Result, Tuples,
     loss::{class_table::weighted, far::Far, ranks::closer},
-    tensor::{attach_rows, rows},
+    tensor::rows,
 };
 
 /// Knobs of [`SmoothAp`].
@@ -62,10 +62,15 @@ pub(crate) fn columns_with_self(batch: &Batch, i: usize) -> [Vec<usize>; 2] {
     [own, other]
 }
 
+/// The rows whose class has any column.
+pub(crate) fn with_class(batch: &Batch) -> Vec<u32> {
+    let classes = batch.classes();
+    (0..batch.len() as u32).filter(|&i| !classes.with_self(i as usize).is_empty()).collect()
+}
+
 /// Whether any row has a positive beside itself.
 pub(crate) fn any_positive(batch: &Batch) -> bool {
-    let positive = |i: usize, j: usize| batch.labels()[i] == batch.column_labels()[j] && !batch.is_self(i, j);
-    (0..batch.len()).any(|i| (0..batch.column_labels().len()).any(|j| positive(i, j)))
+    (0..batch.len()).any(|i| batch.classes().counts(i).0 > 0)
 }
 
 impl Loss for SmoothAp {
@@ -73,23 +78,16 @@ impl Loss for SmoothAp {
         if !any_positive(batch) {
             return Ok(Vec::new());
         }
-        let Some(far) = Far::new(batch, &*self.distance)? else { return Ok(Vec::new()) };
-        let n = batch.len();
-        let (mut values, mut slopes) = (vec![0.0; n], vec![0.0; n * far.m]);
-        let mut kept = Vec::new();
-        // Of one positive: derivatives of its rank among the positives, and among all.
-        let (mut by_own, mut by_all) = (vec![0.0; far.m], vec![0.0; far.m]);
-        for i in 0..n {
+        let Some(far) = Far::new(batch, &self.distance)? else { return Ok(Vec::new()) };
+        let kept = with_class(batch);
+        let t = self.config.temperature;
+        let losses = far.row_losses(|i, row, out| {
             let [positive, negative] = columns_with_self(batch, i);
-            if positive.is_empty() {
-                continue;
-            }
-            kept.push(i as u32);
-            let (row, out) = (far.row(i), &mut slopes[i * far.m..(i + 1) * far.m]);
-            let share = 1.0 / positive.len() as f64;
+            // Of one positive: derivatives of its rank among the positives, and among all.
+            let (mut by_own, mut by_all) = (vec![0.0; row.len()], vec![0.0; row.len()]);
+            let share = 1.0 / positive.len().max(1) as f64;
             let mut precision = 0.0;
             for &p in &positive {
-                let t = self.config.temperature;
                 let before = closer(row, p, &positive, t, |j, s| by_own[j] = s);
                 let all = before + closer(row, p, &negative, t, |j, s| by_all[j] = s);
                 precision += share * (1.0 + before) / (1.0 + all);
@@ -104,12 +102,8 @@ impl Loss for SmoothAp {
                     }
                 }
             }
-            values[i] = 1.0 - precision;
-        }
-        if kept.is_empty() {
-            return Ok(Vec::new());
-        }
-        let losses = attach_rows(&far.matrix, values, far.turned(slopes))?; // [n]
+            1.0 - precision
+        })?; // [n]
         let losses = weighted(&losses, tuples, batch.has_reference())?;
         Ok(vec![Part::new("loss", rows(&losses, &kept)?, Index::Rows(kept))])
     }

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use dml_kernels::{Real, RowLoss};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AvgNonZero, Batch, Distance, Loss, PairCounts, Parameter, Part, Reducer, Result, Temperature,
-    TemperatureSpec, Tuples,
-    tensor::{masked_log_sum_exp, upload},
+    AvgNonZero, Batch, Distance, Loss, Parameter, Part, Reducer, Result, Temperature, TemperatureSpec,
+    Tuples,
+    loss::logits::{Logits, calibrate},
+    rows,
+    tuples::{PairTable, Repeats},
 };
 
 /// Knobs of [`SupCon`].
@@ -40,23 +43,49 @@ pub struct SupCon {
     pub temperature: Temperature,
 }
 
+/// Of one row: log Σ exp over both kinds of pair, less the mean logit of the positives.
+struct Rows<'a> {
+    pairs: &'a PairTable,
+    factor: f64,
+}
+
+impl RowLoss for Rows<'_> {
+    fn scratch(&self, columns: usize) -> usize {
+        3 * columns
+    }
+
+    #[inline(always)]
+    fn loss<T: Real>(&self, i: usize, row: &[T], slopes: &mut [T], scratch: &mut [T]) -> T {
+        let (positive, rest) = scratch.split_at_mut(row.len());
+        let (either, logits) = rest.split_at_mut(row.len());
+        self.pairs.fill(i, positive, either);
+        let count = rows::sum(positive);
+        if count == T::ZERO {
+            return T::ZERO;
+        }
+        let (factor, share) = (T::from_f64(self.factor), T::ONE / count);
+        for (((logit, either), &p), &v) in logits.iter_mut().zip(&mut *either).zip(&*positive).zip(row) {
+            *logit = p * v;
+            *either = either.max(p);
+        }
+        let own = factor * share * rows::sum(logits);
+        logits.iter_mut().zip(row).for_each(|(logit, &v)| *logit = factor * v);
+        let norm = rows::log_sum_exp(logits, either, false);
+        for ((slope, &soft), &p) in slopes.iter_mut().zip(&*logits).zip(&*positive) {
+            *slope = factor * (soft - share * p);
+        }
+        norm - own
+    }
+}
+
 impl Loss for SupCon {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
-        let counts = PairCounts::new(batch, tuples);
-        if counts.one_sided() {
+        let pairs = PairTable::new(batch, tuples, Repeats::Once);
+        if pairs.one_sided() {
             return Ok(Vec::new());
         }
-        let values = batch.all_pairs(&*self.distance)?; // [n, m]
-        let logits = self.temperature.logits(&self.distance.closeness(&values)?)?; // [n, m]
-        let either: Vec<f64> = counts.positive.iter().zip(&counts.negative).map(|(p, n)| p + n).collect();
-        let norm = masked_log_sum_exp(&logits, &counts.keep(&either, &logits)?, false)?.squeeze(1)?; // [n]
-        let per_row = counts.row_sums(&counts.positive);
-        let m = counts.m;
-        let share = counts.positive.iter().enumerate();
-        let share = share.map(|(at, &c)| if c > 0.0 { 1.0 / per_row[at / m] } else { 0.0 }).collect();
-        let mean = (&logits * upload(share, (counts.n, m), &logits)?)?.sum(1)?; // [n]
-        let has_positive = per_row.iter().map(|&k| k.min(1.0)).collect();
-        let losses = ((norm - mean)? * upload(has_positive, counts.n, &logits)?)?;
+        let Logits { matrix, factor, log_scale } = Logits::new(batch, &self.distance, &self.temperature)?;
+        let losses = matrix.row_losses(&Rows { pairs: &pairs, factor }, log_scale.as_ref())?; // [n]
         Ok(vec![Part::of_rows(losses)?])
     }
 
@@ -73,9 +102,6 @@ impl Loss for SupCon {
     }
 
     fn calibrate(&self, batch: &Batch) -> Result<()> {
-        if batch.nothing() {
-            return Ok(());
-        }
-        self.temperature.calibrate(&*self.distance, &batch.detach().all_pairs(&*self.distance)?)
+        calibrate(batch, &*self.distance, &self.temperature)
     }
 }

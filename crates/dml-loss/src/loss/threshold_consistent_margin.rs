@@ -5,8 +5,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Loss, PairList, Pairs, Part, Result, Tuples,
-    tensor::{entries, fill_unless},
+    Batch, Distance, Loss, Part, Result, Sum, Tuples,
+    loss::{
+        pair_hinge::{Form, Kind, PairHinge},
+        tuple_sum::TupleSum,
+    },
+    rows::EachRow,
+    tuples::{PairTable, Repeats},
 };
 
 /// Knobs of [`ThresholdConsistentMargin`].
@@ -33,7 +38,8 @@ impl Default for ThresholdConsistentMarginConfig {
 /// pairs with s ≥ m₋; turned for distances.
 ///
 /// A regularizer beside another loss: only the pairs on the wrong side of the common thresholds count. Part `loss`, one
-/// for the batch. Cosine is usual; any distance with the margins in its units.
+/// for the batch. Cosine is usual; any distance with the margins in its units. A separate reference set is what the rows
+/// are compared with; pytorch-metric-learning looks its row numbers up in the batch.
 ///
 /// # Source
 /// Zhang et al. 2024 \[zhang2024\], equation 5.
@@ -47,25 +53,43 @@ pub struct ThresholdConsistentMargin {
 
 impl Loss for ThresholdConsistentMargin {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
-        let Pairs { positive, negative } = tuples.map_or_else(|| Pairs::all(batch), Tuples::to_pairs);
-        if positive.is_empty() && negative.is_empty() {
+        if batch.nothing() {
             return Ok(Vec::new());
         }
-        let matrix = batch.all_pairs(&*self.distance)?; // [n, m]
+        let pairs = &PairTable::new(batch, tuples, Repeats::Each);
+        let matrix = batch.pairs(&self.distance)?;
+        let mut sum = TupleSum::new(&matrix, &Sum, batch.labels())?;
+        let sign = if self.distance.larger_is_closer() { -1.0 } else { 1.0 };
         let config = self.config;
-        let mut total = batch.zero()?;
-        let sides: [(PairList, f64, f64, f64); 2] = [
-            (positive, config.margin_plus, 1.0, config.lambda_plus),
-            (negative, config.margin_minus, -1.0, config.lambda_minus),
+        let sides = [
+            (Kind::Positive, sign, config.margin_plus, config.lambda_plus),
+            (Kind::Negative, -sign, config.margin_minus, config.lambda_minus),
         ];
-        for (pairs, bound, sign, weight) in sides.into_iter().filter(|(pairs, ..)| !pairs.is_empty()) {
-            let values = entries(&matrix, &pairs.anchor, &pairs.other)?; // [k]
-            let excess = (self.distance.margin_over(&values, bound)? * sign)?;
-            let wrong = excess.detach().ge(0.0)?;
-            let count = wrong.to_dtype(excess.dtype())?.sum_all()?.maximum(1.0)?;
-            total = (total + ((fill_unless(&excess, &wrong, 0.0)?.sum_all()? / count)? * weight)?)?;
+        for (kind, sign, bound, weight) in sides {
+            // Pairs on the threshold are on its wrong side, and count though they cost nothing.
+            let wrong = EachRow::new(|i, row: &[f64], found: &mut Vec<(f64, f64)>| {
+                let (mut all, mut wrong) = (0.0, 0.0);
+                let mut see = |j: usize| {
+                    all += 1.0;
+                    wrong += f64::from(u8::from(sign * (row[j] - bound) >= 0.0));
+                };
+                match kind {
+                    Kind::Positive => pairs.each_positive(i, &mut see),
+                    Kind::Negative => pairs.each_negative(i, &mut see),
+                }
+                found.push((all, wrong));
+            });
+            let counts = matrix.map_rows(&wrong)?;
+            let (all, wrong) = counts.iter().fold((0.0, 0.0), |sum, row| (sum.0 + row.0, sum.1 + row.1));
+            if all > 0.0 {
+                let losses = PairHinge { pairs, kind, sign, bound, form: Form::Hinge };
+                sum.add_sum(&losses, weight / f64::max(wrong, 1.0))?;
+            }
         }
-        Ok(vec![Part::whole("loss", total.reshape(1)?)])
+        match sum.finish(None)? {
+            Some(value) => Ok(vec![Part::whole("loss", value.reshape(1)?)]),
+            None => Ok(Vec::new()),
+        }
     }
 
     fn distance(&self) -> Option<&Arc<dyn Distance>> {

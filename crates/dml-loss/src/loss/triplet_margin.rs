@@ -2,12 +2,19 @@
 
 use std::sync::Arc;
 
-use dml_kernels::softplus;
+use dml_kernels::{Real, softplus};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AvgNonZero, Batch, Distance, Index, Loss, Part, Reducer, Result, Triplets, TripletsPerAnchor, Tuples,
+    AvgNonZero, Batch, Distance, Index, Loss, Part, Reduced, Reducer, Result, Triplets, TripletsPerAnchor,
+    Tuples,
+    loss::{
+        triplet_rows::{TripletForm, TripletRows},
+        tuple_sum::{Added, TupleSum},
+    },
+    rows,
     tensor::{entries, hinge},
+    tuples::TripletTable,
 };
 
 /// Knobs of [`TripletMargin`].
@@ -56,7 +63,64 @@ pub struct TripletMargin {
     pub config: TripletMarginConfig,
 }
 
+/// max(0, D(a, p) − D(a, n) + m), or its softplus; `sign` is 1 for distances and −1 for similarities.
+struct Violation {
+    sign: f64,
+    margin: f64,
+    smooth: bool,
+}
+
+impl Violation {
+    #[inline(always)]
+    fn at<T: Real>(&self, positive: T, value: T) -> T {
+        positive - T::from_f64(self.sign) * value
+    }
+}
+
+impl TripletForm for Violation {
+    type Positive<T: Real> = T;
+
+    #[inline(always)]
+    fn positive<T: Real>(&self, _: usize, value: T) -> T {
+        T::from_f64(self.sign) * value + T::from_f64(self.margin)
+    }
+
+    #[inline(always)]
+    fn loss<T: Real>(&self, positive: T, _: usize, value: T) -> T {
+        let violation = self.at(positive, value);
+        if self.smooth { rows::softplus(violation).0 } else { violation.max(T::ZERO) }
+    }
+
+    #[inline(always)]
+    fn slopes<T: Real>(&self, positive: T, _: usize, value: T) -> (T, T) {
+        let violation = self.at(positive, value);
+        let hinge = if violation > T::ZERO { T::ONE } else { T::ZERO };
+        let slope = if self.smooth { rows::softplus(violation).1 } else { hinge };
+        let slope = slope * T::from_f64(self.sign);
+        (slope, -slope)
+    }
+}
+
 impl Loss for TripletMargin {
+    fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
+        // With swap, a triplet looks at the row of its positive too; drawn triplets are few.
+        if self.config.swap || tuples.is_none() && !self.config.triplets_per_anchor.is_all() {
+            return Ok(Reduced::Unknown);
+        }
+        if batch.nothing() {
+            return Ok(Reduced::Nothing);
+        }
+        let triplets = TripletTable::new(batch, tuples);
+        let sign = if self.distance.larger_is_closer() { -1.0 } else { 1.0 };
+        let form = Violation { sign, margin: self.config.margin, smooth: self.config.smooth_loss };
+        let matrix = batch.pairs(&self.distance)?;
+        let mut sum = TupleSum::new(&matrix, reducer, batch.labels())?;
+        match sum.add("loss", &TripletRows { triplets: &triplets, form }, |_| Ok(None))? {
+            Added::Yes => Ok(Reduced::of(sum.finish(None)?)),
+            Added::No => Ok(Reduced::Unknown),
+        }
+    }
+
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
         let triplets = match tuples {
             Some(tuples) => tuples.to_triplets(),

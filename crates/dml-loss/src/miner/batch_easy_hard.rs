@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Error, Miner, PairList, Pairs, Result, Triplets, Tuples, miner::Farness,
-    tuples::ClassRows,
+    Batch, Distance, Error, Miner, PairList, Pairs, Result, Triplets, Tuples,
+    miner::{Farness, Found},
 };
 
 /// Which positive or negative of an anchor.
@@ -80,8 +80,7 @@ impl BatchEasyHard {
     }
 
     fn pairs(&self, batch: &Batch) -> Result<Pairs> {
-        let mut pairs = Pairs::default();
-        let Some(far) = Farness::new(batch, &*self.distance)? else { return Ok(pairs) };
+        let Some(far) = Farness::new(batch, &self.distance)? else { return Ok(Pairs::default()) };
         let allowed = |range: Option<(f64, f64)>| {
             let sign = far.sign;
             move |farness: f64| range.is_none_or(|(low, high)| (low..=high).contains(&(sign * farness)))
@@ -89,27 +88,26 @@ impl BatchEasyHard {
         let (allow_pos, allow_neg) =
             (allowed(self.config.allowed_pos_range), allowed(self.config.allowed_neg_range));
         let BatchEasyHardConfig { pos_strategy, neg_strategy, .. } = self.config;
-        let mut rows = ClassRows::default();
-        for a in 0..batch.len() {
-            rows.fill(batch, a);
-            let far = far.row(a);
-            rows.positive.retain(|&p| allow_pos(far[p]));
-            rows.negative.retain(|&n| allow_neg(far[n]));
+        let classes = batch.classes();
+        let found = far.each_anchor(|a, far, found| {
+            let positives = || classes.positives(a).filter(|&p| allow_pos(far[p]));
+            let negatives =
+                || (0..far.len()).filter(|&n| classes.is_negative(a, n)).filter(|&n| allow_neg(far[n]));
             if pos_strategy == Strategy::All {
-                rows.positive.iter().for_each(|&p| pairs.positive.push(a, p));
+                found.extend(positives().map(|p| Found::Positive(a, p)));
             }
             if neg_strategy == Strategy::All {
-                rows.negative.iter().for_each(|&n| pairs.negative.push(a, n));
+                found.extend(negatives().map(|n| Found::Negative(a, n)));
             }
             let positive = |bound: f64| {
-                let inside = rows.positive.iter().copied().filter(|&p| far[p] < bound);
+                let inside = positives().filter(|&p| far[p] < bound);
                 match pos_strategy {
                     Strategy::Easy => least(inside, |p| far[p]),
                     _ => least(inside, |p| -far[p]),
                 }
             };
             let negative = |bound: f64| {
-                let outside = rows.negative.iter().copied().filter(|&n| far[n] > bound);
+                let outside = negatives().filter(|&n| far[n] > bound);
                 match neg_strategy {
                     Strategy::Easy => least(outside, |n| -far[n]),
                     _ => least(outside, |n| far[n]),
@@ -118,10 +116,12 @@ impl BatchEasyHard {
             let (p, n) = match (pos_strategy, neg_strategy) {
                 (Strategy::All, Strategy::All) => (None, None),
                 (Strategy::All, _) => {
-                    let n = negative(f64::NEG_INFINITY).filter(|_| !rows.positive.is_empty());
+                    let n = negative(f64::NEG_INFINITY).filter(|_| positives().next().is_some());
                     (None, n)
                 }
-                (_, Strategy::All) => (positive(f64::INFINITY).filter(|_| !rows.negative.is_empty()), None),
+                (_, Strategy::All) => {
+                    (positive(f64::INFINITY).filter(|_| negatives().next().is_some()), None)
+                }
                 (Strategy::SemiHard, _) => {
                     let n = negative(f64::NEG_INFINITY);
                     (n.and_then(|n| positive(far[n])), n)
@@ -134,16 +134,16 @@ impl BatchEasyHard {
             };
             let needs_both = pos_strategy != Strategy::All && neg_strategy != Strategy::All;
             if needs_both && (p.is_none() || n.is_none()) {
-                continue;
+                return;
             }
             if let Some(p) = p {
-                pairs.positive.push(a, p);
+                found.push(Found::Positive(a, p));
             }
             if let Some(n) = n {
-                pairs.negative.push(a, n);
+                found.push(Found::Negative(a, n));
             }
-        }
-        Ok(pairs)
+        })?;
+        Ok(Pairs::of(found))
     }
 }
 

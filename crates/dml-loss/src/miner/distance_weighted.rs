@@ -67,7 +67,7 @@ impl DistanceWeighted {
     /// What the distance returns.
     pub fn weights(&self, batch: &Batch) -> Result<Tensor> {
         let (n, m) = (batch.len(), batch.column_labels().len());
-        let weights = match Farness::new(batch, &*self.distance)? {
+        let weights = match Farness::new(batch, &self.distance)? {
             Some(far) => self.table(batch, &far)?,
             None => Vec::new(),
         };
@@ -81,35 +81,32 @@ impl DistanceWeighted {
             let log = (2.0 - d) * at.ln() - 0.5 * (d - 3.0) * (1.0 - 0.25 * at * at).ln();
             (at < self.config.nonzero_loss_cutoff && log.is_finite()).then_some(log)
         };
-        let mut weights = vec![0.0; far.values.len()];
-        let mut columns = ClassRows::default();
-        for i in 0..batch.len() {
-            columns.fill(batch, i);
-            let candidates: Vec<(usize, f64)> = columns
-                .negative
-                .iter()
-                .filter_map(|&j| log_weight(far.row(i)[j]).map(|log| (j, log)))
-                .collect();
+        let classes = batch.classes();
+        far.each_anchor(|i, far, weights| {
+            let negative = (0..far.len()).filter(|&j| classes.is_negative(i, j));
+            let candidates: Vec<(usize, f64)> =
+                negative.filter_map(|j| log_weight(far[j]).map(|log| (j, log))).collect();
             let most = candidates.iter().map(|(_, log)| *log).fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = candidates.iter().map(|(_, log)| (log - most).exp()).sum();
+            let first = weights.len();
+            weights.resize(first + far.len(), 0.0);
             for (j, log) in candidates {
-                weights[i * far.m + j] = (log - most).exp() / sum;
+                weights[first + j] = (log - most).exp() / sum;
             }
-        }
-        Ok(weights)
+        })
     }
 }
 
 impl Miner for DistanceWeighted {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
         let mut triplets = Triplets::default();
-        let Some(far) = Farness::new(batch, &*self.distance)? else { return Ok(Tuples::Triplets(triplets)) };
+        let Some(far) = Farness::new(batch, &self.distance)? else { return Ok(Tuples::Triplets(triplets)) };
         let weights = self.table(batch, &far)?;
-        let mut rng = draws(self.config.seed, far.values.iter().map(|v| v.to_bits()));
+        let mut rng = draws(self.config.seed, far.values().iter().map(|v| v.to_bits()));
         let mut columns = ClassRows::default();
         for a in 0..batch.len() {
             columns.fill(batch, a);
-            let row = &weights[a * far.m..(a + 1) * far.m];
+            let row = &weights[a * far.columns()..(a + 1) * far.columns()];
             let Some(last) = columns.negative.iter().copied().rfind(|&j| row[j] > 0.0) else { continue };
             for &p in &columns.positive {
                 let mut left: f64 = rng.random();

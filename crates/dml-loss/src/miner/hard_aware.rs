@@ -47,11 +47,13 @@ impl HardAware {
 
 impl Miner for HardAware {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
-        let Some(far) = Farness::new(batch, &*self.distance)? else {
+        let Some(far) = Farness::new(batch, &self.distance)? else {
             return Ok(Tuples::Pairs(Pairs::default()));
         };
+        let values = far.values();
         let hardest = |pairs: &PairList, sign: f64| {
-            let hardness = |k: usize| sign * far.row(pairs.anchor[k] as usize)[pairs.other[k] as usize];
+            let at = |k: usize| pairs.anchor[k] as usize * far.columns() + pairs.other[k] as usize;
+            let hardness = |k: usize| sign * values[at(k)];
             let mut order: Vec<usize> = (0..pairs.len()).collect();
             order.sort_by(|&a, &b| hardness(b).total_cmp(&hardness(a)));
             order.truncate((self.config.filter_percentage * pairs.len() as f64).ceil() as usize);

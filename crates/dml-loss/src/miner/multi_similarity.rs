@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Batch, Distance, Miner, Pairs, Result, Tuples, miner::Farness, tuples::ClassRows};
+use crate::{
+    Batch, Distance, Miner, Pairs, Result, Tuples,
+    miner::{Farness, Found},
+};
 
 /// Knobs of [`MultiSimilarityMiner`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -34,25 +37,20 @@ pub struct MultiSimilarityMiner {
 
 impl Miner for MultiSimilarityMiner {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
-        let mut pairs = Pairs::default();
-        let Some(far) = Farness::new(batch, &*self.distance)? else { return Ok(Tuples::Pairs(pairs)) };
-        let epsilon = self.config.epsilon;
-        let mut rows = ClassRows::default();
-        for a in 0..batch.len() {
-            rows.fill(batch, a);
-            let far = far.row(a);
-            let closest = rows.negative.iter().map(|&n| far[n]).fold(f64::INFINITY, f64::min);
-            let farthest = rows.positive.iter().map(|&p| far[p]).fold(f64::NEG_INFINITY, f64::max);
-            rows.positive
-                .iter()
-                .filter(|&&p| far[p] + epsilon > closest)
-                .for_each(|&p| pairs.positive.push(a, p));
-            rows.negative
-                .iter()
-                .filter(|&&n| far[n] - epsilon < farthest)
-                .for_each(|&n| pairs.negative.push(a, n));
-        }
-        Ok(Tuples::Pairs(pairs))
+        let Some(far) = Farness::new(batch, &self.distance)? else {
+            return Ok(Tuples::Pairs(Pairs::default()));
+        };
+        let (epsilon, classes) = (self.config.epsilon, batch.classes());
+        let found = far.each_anchor(|a, far, found| {
+            let other = |j: usize| if classes.is_negative(a, j) { far[j] } else { f64::INFINITY };
+            let closest = (0..far.len()).map(other).fold(f64::INFINITY, f64::min);
+            let farthest = classes.positives(a).map(|p| far[p]).fold(f64::NEG_INFINITY, f64::max);
+            let hard = classes.positives(a).filter(|&p| far[p] + epsilon > closest);
+            found.extend(hard.map(|p| Found::Positive(a, p)));
+            let hard = (0..far.len()).filter(|&n| far[n] - epsilon < farthest && classes.is_negative(a, n));
+            found.extend(hard.map(|n| Found::Negative(a, n)));
+        })?;
+        Ok(Tuples::Pairs(Pairs::of(found)))
     }
 
     fn distance(&self) -> Option<&Arc<dyn Distance>> {

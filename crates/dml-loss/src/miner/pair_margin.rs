@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Batch, Distance, Miner, Pairs, Result, Tuples, miner::Farness, tuples::ClassRows};
+use crate::{
+    Batch, Distance, Miner, Pairs, Result, Tuples,
+    miner::{Farness, Found},
+};
 
 /// Margins of [`PairMargin`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -33,17 +36,18 @@ pub struct PairMargin {
 
 impl Miner for PairMargin {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
-        let mut pairs = Pairs::default();
-        let Some(far) = Farness::new(batch, &*self.distance)? else { return Ok(Tuples::Pairs(pairs)) };
+        let Some(far) = Farness::new(batch, &self.distance)? else {
+            return Ok(Tuples::Pairs(Pairs::default()));
+        };
         let (pos, neg) = (far.sign * self.config.pos_margin, far.sign * self.config.neg_margin);
-        let mut rows = ClassRows::default();
-        for a in 0..batch.len() {
-            rows.fill(batch, a);
-            let far = far.row(a);
-            rows.positive.iter().filter(|&&p| far[p] > pos).for_each(|&p| pairs.positive.push(a, p));
-            rows.negative.iter().filter(|&&n| far[n] < neg).for_each(|&n| pairs.negative.push(a, n));
-        }
-        Ok(Tuples::Pairs(pairs))
+        let classes = batch.classes();
+        let found = far.each_anchor(|a, far, found| {
+            let too_far = classes.positives(a).filter(|&p| far[p] > pos);
+            found.extend(too_far.map(|p| Found::Positive(a, p)));
+            let too_close = (0..far.len()).filter(|&n| far[n] < neg && classes.is_negative(a, n));
+            found.extend(too_close.map(|n| Found::Negative(a, n)));
+        })?;
+        Ok(Tuples::Pairs(Pairs::of(found)))
     }
 
     fn distance(&self) -> Option<&Arc<dyn Distance>> {

@@ -50,6 +50,10 @@ impl Default for TripletsPerAnchor {
 }
 
 impl TripletsPerAnchor {
+    pub(crate) fn is_all(self) -> bool {
+        matches!(self, Self::All(_))
+    }
+
     pub(crate) fn triplets(self, batch: &Batch, seed: u64) -> Result<Triplets> {
         match self {
             Self::All(_) => Ok(Triplets::all(batch)),

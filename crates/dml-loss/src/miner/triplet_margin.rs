@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Batch, Distance, Miner, Result, Triplets, Tuples, miner::Farness, tuples::ClassRows};
+use crate::{Batch, Distance, Miner, Result, Triplets, Tuples, miner::Farness};
 
 /// Which triplets, by Δ = D(a, n) − D(a, p).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,14 +53,12 @@ pub struct TripletMarginMiner {
 impl Miner for TripletMarginMiner {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
         let mut triplets = Triplets::default();
-        let Some(far) = Farness::new(batch, &*self.distance)? else { return Ok(Tuples::Triplets(triplets)) };
+        let Some(far) = Farness::new(batch, &self.distance)? else { return Ok(Tuples::Triplets(triplets)) };
         let TripletMarginMinerConfig { margin, type_of_triplets } = self.config;
-        let mut rows = ClassRows::default();
-        for a in 0..batch.len() {
-            rows.fill(batch, a);
-            let far = far.row(a);
-            for &p in &rows.positive {
-                for &n in &rows.negative {
+        let classes = batch.classes();
+        let found = far.each_anchor(|a, far, found| {
+            for p in classes.positives(a) {
+                for n in (0..far.len()).filter(|&n| classes.is_negative(a, n)) {
                     let gap = far[n] - far[p];
                     let wanted = match type_of_triplets {
                         TripletKind::All => gap <= margin,
@@ -69,11 +67,12 @@ impl Miner for TripletMarginMiner {
                         TripletKind::Easy => gap > margin,
                     };
                     if wanted {
-                        triplets.push(a, p, n);
+                        found.push([a, p, n]);
                     }
                 }
             }
-        }
+        })?;
+        found.into_iter().for_each(|[a, p, n]| triplets.push(a, p, n));
         Ok(Tuples::Triplets(triplets))
     }
 

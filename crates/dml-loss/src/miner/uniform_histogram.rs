@@ -53,8 +53,9 @@ impl UniformHistogram {
         }
     }
 
-    fn draw(&self, far: &Farness, pairs: &PairList, per_bin: usize, rng: &mut ChaCha8Rng) -> PairList {
-        let value = |k: usize| far.row(pairs.anchor[k] as usize)[pairs.other[k] as usize];
+    fn draw(&self, far: (usize, &[f64]), pairs: &PairList, per_bin: usize, rng: &mut ChaCha8Rng) -> PairList {
+        let (m, values) = far;
+        let value = |k: usize| values[pairs.anchor[k] as usize * m + pairs.other[k] as usize];
         let low = (0..pairs.len()).map(value).fold(f64::INFINITY, f64::min);
         let high = (0..pairs.len()).map(value).fold(f64::NEG_INFINITY, f64::max);
         let bins = self.config.num_bins;
@@ -74,13 +75,14 @@ impl UniformHistogram {
 
 impl Miner for UniformHistogram {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
-        let Some(far) = Farness::new(batch, &*self.distance)? else {
+        let Some(far) = Farness::new(batch, &self.distance)? else {
             return Ok(Tuples::Pairs(Pairs::default()));
         };
         let all = Pairs::all(batch);
-        let mut rng = draws(self.config.seed, far.values.iter().map(|v| v.to_bits()));
-        let positive = self.draw(&far, &all.positive, self.config.pos_per_bin, &mut rng);
-        let negative = self.draw(&far, &all.negative, self.config.neg_per_bin, &mut rng);
+        let (m, values) = (far.columns(), far.values());
+        let mut rng = draws(self.config.seed, values.iter().map(|v| v.to_bits()));
+        let positive = self.draw((m, &values), &all.positive, self.config.pos_per_bin, &mut rng);
+        let negative = self.draw((m, &values), &all.negative, self.config.neg_per_bin, &mut rng);
         Ok(Tuples::Pairs(Pairs { positive, negative }))
     }
 
