@@ -13,7 +13,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use dml_kernels::matmul;
 use serde::{Deserialize, Serialize};
 
-use crate::tensor::{affine, check_pivot, dot, parameter, require, rows, shift, squared_norm};
+use crate::tensor::{affine, check_pivot, dot, parameter, require, rows, shift, squared_norm, widened};
 use crate::{Activation, Domain, Error, Generator, Parameter, Result};
 
 /// The shape of an [`Icnn`] and how it starts.
@@ -90,6 +90,23 @@ struct Pass {
 struct Positive {
     hidden: Vec<Tensor>, // [k_l, k_{l−1}]
     top: Tensor,         // [k_last]
+}
+
+impl Pass {
+    fn rounded(self, dtype: DType) -> Result<Self> {
+        let each = |tensors: Vec<Tensor>| -> candle_core::Result<Vec<Tensor>> {
+            tensors.iter().map(|t| t.to_dtype(dtype)).collect()
+        };
+        let Self { z, h, slopes, adjoints } = self;
+        Ok(Self { z: each(z)?, h: h.to_dtype(dtype)?, slopes: each(slopes)?, adjoints: each(adjoints)? })
+    }
+}
+
+impl Positive {
+    fn widened(&self) -> Result<Self> {
+        let hidden: Result<_> = self.hidden.iter().map(widened).collect();
+        Ok(Self { hidden: hidden?, top: widened(&self.top)? })
+    }
 }
 
 impl Icnn {
@@ -181,6 +198,23 @@ impl Icnn {
     /// Gives the affine part w_L random slopes of the length that the network's own gradient starts with.
     pub(crate) fn tilt(&self, seed: u64) -> Result<()> {
         init::tilt(&self.slope, seed)
+    }
+
+    /// The network as it is now with its parameters in f64, apart from any graph.
+    pub(crate) fn frozen_in_f64(&self) -> Result<Self> {
+        let wide = |var: &Var| -> Result<Var> { Ok(Var::from_tensor(&var.detach().to_dtype(DType::F64)?)?) };
+        let layers = self.layers.iter().map(|Layer { hidden, input, bias }| {
+            Ok(Layer { hidden: wide(hidden)?, input: wide(input)?, bias: wide(bias)? })
+        });
+        Ok(Self {
+            first_weight: wide(&self.first_weight)?,
+            first_bias: wide(&self.first_bias)?,
+            layers: layers.collect::<Result<_>>()?,
+            top: wide(&self.top)?,
+            slope: wide(&self.slope)?,
+            offset: wide(&self.offset)?,
+            ..*self
+        })
     }
 
     /// The activation s.
@@ -288,7 +322,8 @@ impl Generator for Icnn {
         self.check("Icnn::centered", "x", x)?;
         let n = x.dim(0)?;
         let positive = self.positive()?;
-        let at = self.pass(pivot, &positive)?; // every tensor [1, k_l]
+        // In f64: far from the origin a pre-activation is a small difference of large terms, and all rows share it.
+        let at = self.pass(&widened(pivot)?, &positive.widened()?)?.rounded(x.dtype())?; // every tensor [1, k_l]
         let shift = shift(x, pivot)?; // [n, d]
 
         let mut value = (squared_norm(&shift)? * (0.5 * self.curvature))?.broadcast_add(&self.zero()?)?;
@@ -302,10 +337,10 @@ impl Generator for Icnn {
             }
             let slope0 = rows(&at.slopes[l].squeeze(0)?, n)?;
             let rise = self.activation.increment(z0, &delta)?;
-            let bend = (&rise - (&slope0 * &delta)?)?; // ≥ 0: the unit's own divergence
-            value = (value + dot(&bend, &at.adjoints[l].squeeze(0)?)?)?;
             let slope = self.activation.slope(&(rows(&z0.squeeze(0)?, n)? + &delta)?)?;
-            rises.push((&slope - slope0)?);
+            let (bend, growth) = self.activation.bend(z0, &delta, (&rise, &slope, &slope0))?;
+            value = (value + dot(&bend, &at.adjoints[l].squeeze(0)?)?)?;
+            rises.push(growth);
             slopes.push(slope);
             h = Some(rise);
         }
