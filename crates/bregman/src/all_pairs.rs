@@ -2,13 +2,16 @@
 //!
 //! With x̃ = x − μ and φ_μ as in [`mean_pivot`](crate::mean_pivot),
 //! D(x_i ‖ y_j) = ⟨[x̃_i, φ_μ(x_i), 1], [−∇φ_μ(y_j), 1, ⟨∇φ_μ(y_j), ỹ_j⟩ − φ_μ(y_j)]⟩.
+//! A generator that is [`phi::Factored`] brings factors of its own in their place.
 
 use candle_core::Tensor;
 use phi::Generator;
 
 use crate::{
     Result,
+    clamp::clamp,
     error::{check_partner, check_points},
+    factored::Pair,
     pivot::{Evaluated, mean_of},
 };
 
@@ -40,12 +43,18 @@ use crate::{
 pub fn all_pairs(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     check_points("all_pairs", "x", phi, x)?;
     if x.id() == y.id() {
+        if let Some(pair) = Pair::new("all_pairs", phi, x, x)? {
+            return clamp(&pair.all_pairs()?.to_dtype(x.dtype())?, true);
+        }
         let pivot = mean_of(phi, &[x])?;
         let points = Evaluated::new("all_pairs", "x", phi, x, &pivot)?;
         return points.divergences_within();
     }
     check_partner("all_pairs", "y", x, y, false)?;
     check_points("all_pairs", "y", phi, y)?;
+    if let Some(pair) = Pair::new("all_pairs", phi, x, y)? {
+        return clamp(&pair.all_pairs()?.to_dtype(x.dtype())?, false);
+    }
     let pivot = mean_of(phi, &[x, y])?;
     let first = Evaluated::new("all_pairs", "x", phi, x, &pivot)?;
     let second = Evaluated::new("all_pairs", "y", phi, y, &pivot)?;

@@ -6,7 +6,7 @@
 //! - D(g ‖ q) = ⟨∇φ_μ(q), q̃⟩ − φ_μ(q) − ⟨[∇φ_μ(q), 1], [g̃, −φ_μ(g)]⟩
 //!
 //! so any engine for maximum inner products serves a learned divergence without knowing it
-//! (Cayton 2008, for the geometry of such searches).
+//! (Cayton 2008, for the geometry of such searches). A generator that is [`phi::Factored`] brings vectors of its own.
 
 use candle_core::Tensor;
 use dml_kernels::matmul;
@@ -16,11 +16,15 @@ use crate::{
     Error, Result, Side,
     clamp::clamp,
     error::{check_partner, check_points},
+    factored::factors,
     mean_pivot,
     pivot::Evaluated,
 };
 
 /// Vectors of d+1 numbers whose inner products rank as the divergence does.
+///
+/// For a generator that is [`phi::Factored`], such as a maximum of affine functions, they are its factors: r numbers,
+/// on the CPU in f64.
 ///
 /// Queries and gallery must be lifted around the same pivot and with the same side. A larger inner product is a
 /// nearer item: D(query i, item j) = offset_i − ⟨q̂_i, ĝ_j⟩.
@@ -80,7 +84,7 @@ impl<'a> Lift<'a> {
     /// # Errors
     /// As [`all_pairs`](crate::all_pairs).
     pub fn queries(&self, q: &Tensor) -> Result<Tensor> {
-        self.lift_queries(&self.evaluate("Lift::queries", "q", q)?)
+        Ok(self.lift("Lift::queries", "q", q)?.0)
     }
 
     /// ĝ: `[m, d]` → `[m, d+1]`.
@@ -88,7 +92,11 @@ impl<'a> Lift<'a> {
     /// # Errors
     /// As [`all_pairs`](crate::all_pairs).
     pub fn gallery(&self, g: &Tensor) -> Result<Tensor> {
-        self.lift_gallery(&self.evaluate("Lift::gallery", "g", g)?)
+        let (op, arg) = ("Lift::gallery", "g");
+        match self.factors(op, arg, g, self.query.flip())? {
+            Some(items) => Ok(items),
+            None => self.lift_gallery(&self.evaluate(op, arg, g)?),
+        }
     }
 
     /// What turns scores back into divergences: `[n, d]` → `[n]`.
@@ -96,7 +104,7 @@ impl<'a> Lift<'a> {
     /// # Errors
     /// As [`all_pairs`](crate::all_pairs).
     pub fn offset(&self, q: &Tensor) -> Result<Tensor> {
-        self.lift_offset(&self.evaluate("Lift::offset", "q", q)?)
+        Ok(self.lift("Lift::offset", "q", q)?.1)
     }
 
     /// q̂ and its offset with φ evaluated once: `[n, d]` → (`[n, d+1]`, `[n]`).
@@ -104,8 +112,7 @@ impl<'a> Lift<'a> {
     /// # Errors
     /// As [`all_pairs`](crate::all_pairs).
     pub fn queries_and_offset(&self, q: &Tensor) -> Result<(Tensor, Tensor)> {
-        let q = self.evaluate("Lift::queries_and_offset", "q", q)?;
-        Ok((self.lift_queries(&q)?, self.lift_offset(&q)?))
+        self.lift("Lift::queries_and_offset", "q", q)
     }
 
     /// max(0, offset_i − ⟨q̂_i, ĝ_j⟩): `q` `[n, d]`, `g` `[m, d]` → `[n, m]`.
@@ -115,13 +122,38 @@ impl<'a> Lift<'a> {
     pub fn divergences(&self, q: &Tensor, g: &Tensor) -> Result<Tensor> {
         let (q, offset) = self.queries_and_offset(q)?; // [n, d+1], [n]
         let scores = matmul(&q, &self.gallery(g)?.t()?)?; // [n, m]
-        clamp(&offset.unsqueeze(1)?.broadcast_sub(&scores)?, false)
+        clamp(&offset.unsqueeze(1)?.broadcast_sub(&scores)?.to_dtype(g.dtype())?, false)
+    }
+
+    /// The generator's own factors for points on `side`, where it has some.
+    fn factors(&self, op: &'static str, arg: &'static str, x: &Tensor, side: Side) -> Result<Option<Tensor>> {
+        let Some(phi) = self.phi.factored() else { return Ok(None) };
+        self.check(op, arg, x)?;
+        let factors = factors(op, arg, phi, x, &self.pivot)?;
+        Ok(Some(match side {
+            Side::First => factors.first,
+            Side::Second => factors.second,
+        }))
+    }
+
+    fn check(&self, op: &'static str, arg: &'static str, x: &Tensor) -> Result<()> {
+        check_points(op, arg, self.phi, x)?;
+        check_partner(op, arg, &self.pivot, x, false)
     }
 
     fn evaluate(&self, op: &'static str, arg: &'static str, x: &Tensor) -> Result<Evaluated> {
-        check_points(op, arg, self.phi, x)?;
-        check_partner(op, arg, &self.pivot, x, false)?;
+        self.check(op, arg, x)?;
         Evaluated::new(op, arg, self.phi, x, &self.pivot)
+    }
+
+    /// q̂ and its offset.
+    fn lift(&self, op: &'static str, arg: &'static str, q: &Tensor) -> Result<(Tensor, Tensor)> {
+        if let Some(factors) = self.factors(op, arg, q, self.query)? {
+            let offset = Tensor::zeros(factors.dims()[0], factors.dtype(), factors.device())?;
+            return Ok((factors.neg()?, offset));
+        }
+        let q = self.evaluate(op, arg, q)?;
+        Ok((self.lift_queries(&q)?, self.lift_offset(&q)?))
     }
 
     fn lift_queries(&self, q: &Evaluated) -> Result<Tensor> {

@@ -7,6 +7,7 @@ use crate::{
     Result,
     clamp::clamp,
     error::{check_partner, check_points},
+    factored::Pair,
     pivot::{Evaluated, mean_of},
 };
 
@@ -33,6 +34,9 @@ pub fn paired(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     check_points("paired", "x", phi, x)?;
     check_partner("paired", "y", x, y, true)?;
     check_points("paired", "y", phi, y)?;
+    if let Some(pair) = Pair::new("paired", phi, x, y)? {
+        return clamp(&pair.paired()?.to_dtype(x.dtype())?, false);
+    }
     let pivot = mean_of(phi, &[x, y])?;
     let first = Evaluated::new("paired", "x", phi, x, &pivot)?;
     let second = Evaluated::new("paired", "y", phi, y, &pivot)?;

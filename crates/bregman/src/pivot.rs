@@ -3,7 +3,8 @@
 //! D_φ is unchanged when an affine function is added to φ, so everywhere in this crate
 //! φ_μ(x) = φ(x) − φ(μ) − ⟨∇φ(μ), x − μ⟩ takes the place of φ and x − μ that of x, with μ the mean of the points.
 //! Then D(x ‖ y) = φ_μ(x) − ⟨∇φ_μ(y), x − μ⟩ + (⟨∇φ_μ(y), y − μ⟩ − φ_μ(y)), and each term has the size of the
-//! divergences themselves, however far from the origin the points lie.
+//! divergences themselves, however far from the origin the points lie. Where divergences are of very different sizes
+//! that is not enough, and the generator brings factors of its own: see `factored.rs`.
 
 use candle_core::{D, Tensor};
 use dml_kernels::{add_row, cross_divergences, first_not_finite, row_dot, self_divergences, sum_leading};
@@ -39,8 +40,13 @@ pub(crate) fn mean_of(phi: &dyn Generator, parts: &[&Tensor]) -> Result<Tensor> 
         });
     }
     let sum = sum.ok_or_else(|| candle_core::Error::Msg("mean of no points".to_owned()))?;
-    let mean = (sum * (1.0 / rows as f64))?.unsqueeze(0)?; // [1, d]
-    into_domain(phi.domain(), &mean)
+    let mean = into_domain(phi.domain(), &(sum * (1.0 / rows as f64))?.unsqueeze(0)?)?; // [1, d]
+    // Any point of the domain will do. The mean of coordinates next to the smallest positive number can round to 0.
+    match phi.domain() {
+        Domain::Reals => Ok(mean),
+        domain if domain.check("mean_pivot", "mean", &mean).is_ok() => Ok(mean),
+        _ => Ok(parts[0].detach().narrow(0, 0, 1)?.contiguous()?),
+    }
 }
 
 /// Undoes what rounding did to a convex combination of points: on the simplex the sum is made 1 again.

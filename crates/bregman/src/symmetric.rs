@@ -10,6 +10,7 @@ use crate::{
     Result,
     clamp::clamp,
     error::{check_partner, check_points},
+    factored::Pair,
     pivot::{Evaluated, check_finite, mean_of},
 };
 
@@ -33,7 +34,11 @@ const MIDPOINT_BLOCK: usize = 1 << 22;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn jeffreys(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    let (first, second) = evaluate("jeffreys", phi, x, y, true)?;
+    check("jeffreys", phi, x, y, true)?;
+    if let Some(pair) = Pair::new("jeffreys", phi, x, y)? {
+        return clamp(&pair.jeffreys()?.to_dtype(x.dtype())?, false);
+    }
+    let (first, second) = evaluate("jeffreys", phi, x, y)?;
     let slope = (first.grad - second.grad)?; // [n, d]
     clamp(&(slope * (x - y)?)?.sum(D::Minus1)?, false)
 }
@@ -58,7 +63,11 @@ pub fn jeffreys(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn jeffreys_all_pairs(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    let (first, second) = evaluate("jeffreys_all_pairs", phi, x, y, false)?;
+    check("jeffreys_all_pairs", phi, x, y, false)?;
+    if let Some(pair) = Pair::new("jeffreys_all_pairs", phi, x, y)? {
+        return clamp(&pair.jeffreys_all_pairs()?.to_dtype(x.dtype())?, x.id() == y.id());
+    }
+    let (first, second) = evaluate("jeffreys_all_pairs", phi, x, y)?;
     let ones = |e: &Evaluated| e.value.ones_like().map(|t| t.detach().unsqueeze(1));
     let left = Tensor::cat(
         &[
@@ -163,14 +172,7 @@ fn value_at(
     Ok(value)
 }
 
-fn evaluate(
-    op: &'static str,
-    phi: &dyn Generator,
-    x: &Tensor,
-    y: &Tensor,
-    same_rows: bool,
-) -> Result<(Evaluated, Evaluated)> {
-    check(op, phi, x, y, same_rows)?;
+fn evaluate(op: &'static str, phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<(Evaluated, Evaluated)> {
     let pivot = mean_of(phi, &[x, y])?;
     let first = Evaluated::new(op, "x", phi, x, &pivot)?;
     let second = if x.id() == y.id() { first.clone() } else { Evaluated::new(op, "y", phi, y, &pivot)? };

@@ -89,7 +89,11 @@ proptest! {
             for side in [Side::First, Side::Second] {
                 let lift = Lift::new(phi, &mean_pivot(phi, &g)?, side)?;
                 let (queries, items) = (lift.queries(&q)?, lift.gallery(&g)?);
-                assert_eq!((queries.dims(), items.dims()), (&[n, d + 1][..], &[m, d + 1][..]));
+                let width = match phi.factored() {
+                    Some(own) => own.factors(&g, lift.pivot())?.first.dims()[1],
+                    None => d + 1,
+                };
+                assert_eq!((queries.dims(), items.dims()), (&[n, width][..], &[m, width][..]));
                 let scores = lift.offset(&q)?.unsqueeze(1)?.broadcast_sub(&queries.matmul(&items.t()?)?)?;
                 let expected = side.all_pairs(phi, &q, &g)?;
                 assert_eq!(expected.dims(), [n, m]);
@@ -301,5 +305,19 @@ fn points_outside_the_domain_are_named() -> TestResult {
     let expected = "all_pairs: row 1 of `x` holds 0, outside the positive orthant (every coordinate > 0); project it \
                     into the domain first";
     assert_eq!(error, expected);
+    Ok(())
+}
+
+#[test]
+fn points_next_to_the_smallest_number_have_a_pivot_in_the_domain() -> TestResult {
+    // The mean of such coordinates rounds to 0, which is no point of the orthant; no error may speak of a pivot.
+    let x = Tensor::new(&[[1e-45f32, 1.0], [1e-45, 0.5], [3e-45, 2.0]], &Device::Cpu)?;
+    let d = all_pairs(&phi::NegativeEntropy::orthant(), &x, &x)?.to_vec2::<f32>()?;
+    assert!(d.concat().iter().all(|v| v.is_finite()) && d[0][1] > 0.0, "{d:?}");
+    let message = all_pairs(&phi::ItakuraSaito, &x, &x).unwrap_err().to_string();
+    assert!(!message.contains("pivot"), "{message}");
+    let tiny = (Tensor::new(&[[1.0, 1.0], [1.0, 0.5]], &Device::Cpu)? * 5e-324)?;
+    let message = all_pairs(&phi::ItakuraSaito, &tiny, &tiny).unwrap_err().to_string();
+    assert!(!message.contains("pivot"), "{message}");
     Ok(())
 }

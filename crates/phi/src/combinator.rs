@@ -3,8 +3,9 @@
 use candle_core::{DType, Device, Tensor, Var};
 use dml_kernels::matmul;
 
-use crate::tensor::{Draw, affine, check_pivot, constant_var, parameter, require, shift};
-use crate::{Domain, Error, Generator, Parameter, Result};
+use crate::factored::factors_of;
+use crate::tensor::{Draw, affine, check_pivot, constant_var, parameter, require, shift, widened};
+use crate::{Domain, Error, Factored, Factors, Generator, Parameter, Result};
 
 fn prefixed(prefix: &str, phi: &dyn Generator) -> Vec<Parameter> {
     let named = |p: Parameter| Parameter::new(format!("{prefix}.{}", p.name), &p.var);
@@ -83,6 +84,11 @@ impl Generator for Sum {
         self.add(|phi| phi.centered(x, pivot))
     }
 
+    /// Where a part has factors of its own.
+    fn factored(&self) -> Option<&dyn Factored> {
+        self.parts.iter().any(|phi| phi.factored().is_some()).then_some(self)
+    }
+
     fn dim(&self) -> Option<usize> {
         self.dim
     }
@@ -93,6 +99,13 @@ impl Generator for Sum {
 
     fn parameters(&self) -> Vec<Parameter> {
         self.parts.iter().enumerate().flat_map(|(i, phi)| prefixed(&i.to_string(), &**phi)).collect()
+    }
+}
+
+impl Factored for Sum {
+    fn factors(&self, x: &Tensor, pivot: &Tensor) -> Result<Factors> {
+        let each: Result<Vec<_>> = self.parts.iter().map(|phi| factors_of(&**phi, x, pivot)).collect();
+        Factors::sum(&each?)
     }
 }
 
@@ -145,6 +158,10 @@ impl Generator for Scaled {
         self.times(self.inner.centered(x, pivot)?)
     }
 
+    fn factored(&self) -> Option<&dyn Factored> {
+        self.inner.factored().is_some().then_some(self)
+    }
+
     fn dim(&self) -> Option<usize> {
         self.inner.dim()
     }
@@ -159,6 +176,12 @@ impl Generator for Scaled {
 
     fn parameters(&self) -> Vec<Parameter> {
         self.inner.parameters()
+    }
+}
+
+impl Factored for Scaled {
+    fn factors(&self, x: &Tensor, pivot: &Tensor) -> Result<Factors> {
+        factors_of(&*self.inner, x, pivot)?.scaled(self.scale)
     }
 }
 
@@ -263,6 +286,10 @@ impl Generator for AffineInput {
         Ok((value, matmul(&grad, &self.weight)?))
     }
 
+    fn factored(&self) -> Option<&dyn Factored> {
+        self.inner.factored().is_some().then_some(self)
+    }
+
     fn dim(&self) -> Option<usize> {
         Some(self.weight.dims()[1])
     }
@@ -279,6 +306,13 @@ impl Generator for AffineInput {
     fn parameters(&self) -> Vec<Parameter> {
         let own = [Parameter::new("A", &self.weight), Parameter::new("b", &self.bias)];
         own.into_iter().chain(prefixed("inner", &*self.inner)).collect()
+    }
+}
+
+impl Factored for AffineInput {
+    fn factors(&self, x: &Tensor, pivot: &Tensor) -> Result<Factors> {
+        let image = |x: &Tensor| affine(&widened(x)?, &self.weight, &self.bias);
+        factors_of(&*self.inner, &image(x)?, &image(pivot)?.detach())
     }
 }
 
@@ -330,6 +364,10 @@ impl Generator for Even {
         Self::halves(self.inner.centered(x, pivot)?, self.inner.centered(&x.neg()?, &pivot.neg()?)?)
     }
 
+    fn factored(&self) -> Option<&dyn Factored> {
+        self.inner.factored().is_some().then_some(self)
+    }
+
     fn dim(&self) -> Option<usize> {
         self.inner.dim()
     }
@@ -340,5 +378,12 @@ impl Generator for Even {
 
     fn parameters(&self) -> Vec<Parameter> {
         self.inner.parameters()
+    }
+}
+
+impl Factored for Even {
+    fn factors(&self, x: &Tensor, pivot: &Tensor) -> Result<Factors> {
+        let here = factors_of(&*self.inner, x, pivot)?;
+        Factors::sum(&[here, factors_of(&*self.inner, &x.neg()?, &pivot.neg()?)?])?.scaled(0.5)
     }
 }

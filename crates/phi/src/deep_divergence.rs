@@ -8,7 +8,7 @@ use candle_core::{D, DType, Device, Tensor};
 use dml_kernels::matmul;
 use serde::{Deserialize, Serialize};
 
-use crate::tensor::{check_pivot, require, shift, winner};
+use crate::tensor::{check_pivot, require, shift, widened, winner};
 use crate::{Activation, Domain, Generator, Icnn, IcnnConfig, Parameter, Result};
 
 /// The shape of a [`DeepDivergence`] and how it starts.
@@ -106,6 +106,34 @@ impl DeepDivergence {
         Ok(Tensor::stack(&scores?, 1)?)
     }
 
+    /// w_k − w_m and ∇w_k − ∇w_m at a pivot where m wins, for every k: `[1]` and `[1, d]`.
+    ///
+    /// Far from the origin these are small differences of large numbers. In f32 on the CPU the numbers come from the
+    /// networks in f64, and the gradients from the f32 graph, which needs no such care.
+    fn leads(&self, pivot: &Tensor) -> Result<Vec<(Tensor, Tensor)>> {
+        let plain = Self::ahead(&self.nets, pivot)?;
+        let wide = widened(pivot)?;
+        if wide.dtype() == pivot.dtype() {
+            return Ok(plain);
+        }
+        let nets: Result<Vec<_>> = self.nets.iter().map(Icnn::frozen_in_f64).collect();
+        let exact = Self::ahead(&nets?, &wide)?;
+        let take = |plain: Tensor, exact: Tensor| -> Result<Tensor> {
+            let missing = (exact.detach().to_dtype(plain.dtype())? - plain.detach())?;
+            Ok((plain + missing)?)
+        };
+        let pairs = plain.into_iter().zip(exact);
+        pairs.map(|((value, grad), exact)| Ok((take(value, exact.0)?, take(grad, exact.1)?))).collect()
+    }
+
+    fn ahead(nets: &[Icnn], pivot: &Tensor) -> Result<Vec<(Tensor, Tensor)>> {
+        let at: Result<Vec<_>> = nets.iter().map(|net| net.value_and_grad(pivot)).collect();
+        let (values, grads): (Vec<_>, Vec<_>) = at?.into_iter().unzip();
+        let (value0, grad0) = Self::pick(&Tensor::stack(&values, 1)?, &grads)?; // [1], [1, d]
+        let pairs = values.iter().zip(&grads);
+        pairs.map(|(value, grad)| Ok(((value - &value0)?, (grad - &grad0)?))).collect()
+    }
+
     /// Picks from each row the entry and the gradient of its winner: values `[n]` and gradients `[n, d]` a net.
     fn pick(scores: &Tensor, grads: &[Tensor]) -> Result<(Tensor, Tensor)> {
         let mask = winner(scores)?; // [n, K]
@@ -144,16 +172,12 @@ impl Generator for DeepDivergence {
     fn centered(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
         check_pivot("DeepDivergence::centered", x, pivot)?;
         self.check("DeepDivergence::centered", "x", x)?;
-        let at: Result<Vec<_>> = self.nets.iter().map(|net| net.value_and_grad(pivot)).collect();
-        let (values0, grads0): (Vec<_>, Vec<_>) = at?.into_iter().unzip();
-        let (value0, grad0) = Self::pick(&Tensor::stack(&values0, 1)?, &grads0)?; // [1], [1, d]
         let shift = shift(x, pivot)?;
         let (mut scores, mut grads) = (Vec::new(), Vec::new());
-        for ((net, value), grad) in self.nets.iter().zip(values0).zip(grads0) {
+        for (net, (ahead, tilt)) in self.nets.iter().zip(self.leads(pivot)?) {
             let (own, own_grad) = net.centered(x, pivot)?; // [n], [n, d]
-            let tilt = (grad - &grad0)?; // [1, d]
             let lead = matmul(&shift, &tilt.t()?)?.squeeze(1)?; // [n]
-            scores.push((own + lead)?.broadcast_add(&(value - &value0)?)?);
+            scores.push((own + lead)?.broadcast_add(&ahead)?);
             grads.push(own_grad.broadcast_add(&tilt)?);
         }
         Self::pick(&Tensor::stack(&scores, 1)?, &grads)

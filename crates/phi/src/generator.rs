@@ -9,7 +9,7 @@ use candle_core::{Tensor, Var};
 use dml_kernels::matmul;
 
 use crate::tensor::check_pivot;
-use crate::{Domain, Error, Result};
+use crate::{Domain, Error, Factored, Result};
 
 /// A learned parameter: its name, unique within the generator, and the variable the optimizer updates.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ impl Parameter {
 /// A convex generator φ on a convex set C ⊆ ℝᵈ.
 ///
 /// Members differ in [`domain`](Self::domain), [`value_and_grad`](Self::value_and_grad) and, where numbers
-/// would cancel, [`centered`](Self::centered); everything else has a default.
+/// would cancel, [`centered`](Self::centered) or [`factored`](Self::factored); everything else has a default.
 pub trait Generator: std::fmt::Debug + Send + Sync {
     /// C. Rows outside it are an error that names row and value, never NaN.
     fn domain(&self) -> Domain;
@@ -68,6 +68,12 @@ pub trait Generator: std::fmt::Debug + Send + Sync {
         let tangent = matmul(&shift, &grad_p.t()?)?.squeeze(1)?; // [n]
         let value = (value_x.broadcast_sub(&value_p)? - tangent)?;
         Ok((value, grad_x.broadcast_sub(&grad_p)?))
+    }
+
+    /// The generator's own factors of D, where the pivot form would lose the small divergences beside the large ones:
+    /// for functions that are piecewise linear or nearly so. `None` by default.
+    fn factored(&self) -> Option<&dyn Factored> {
+        None
     }
 
     /// The dimension d, or `None` where any will do.

@@ -182,6 +182,23 @@ impl Icnn {
         init::tilt(&self.slope, seed)
     }
 
+    /// The network as it is now with its parameters in f64, apart from any graph.
+    pub(crate) fn frozen_in_f64(&self) -> Result<Self> {
+        let wide = |var: &Var| -> Result<Var> { Ok(Var::from_tensor(&var.detach().to_dtype(DType::F64)?)?) };
+        let layers = self.layers.iter().map(|Layer { hidden, input, bias }| {
+            Ok(Layer { hidden: wide(hidden)?, input: wide(input)?, bias: wide(bias)? })
+        });
+        Ok(Self {
+            first_weight: wide(&self.first_weight)?,
+            first_bias: wide(&self.first_bias)?,
+            layers: layers.collect::<Result<_>>()?,
+            top: wide(&self.top)?,
+            slope: wide(&self.slope)?,
+            offset: wide(&self.offset)?,
+            ..*self
+        })
+    }
+
     /// The activation s.
     pub fn activation(&self) -> Activation {
         self.activation

@@ -2,7 +2,7 @@
 
 use candle_core::{D, Tensor};
 
-use crate::tensor::{check_pivot, host, ln_ratio, shift};
+use crate::tensor::{check_pivot, host, ln_ratio, rounded_once, shift};
 use crate::{Domain, Error, Generator, Result};
 
 /// φ(x) = −Σ_j log x_j on the positive orthant; D(x ‖ y) = Σ x/y − log(x/y) − 1, unchanged by a common scale.
@@ -36,8 +36,10 @@ impl Generator for ItakuraSaito {
         check_pivot("ItakuraSaito::centered", x, pivot)?;
         self.check("ItakuraSaito::centered", "pivot", pivot)?;
         self.check("ItakuraSaito::centered", "x", x)?;
-        let r = shift(x, pivot)?.broadcast_div(pivot)?; // [n, d]
-        Ok(((&r - ln_ratio(x, pivot)?)?.sum(D::Minus1)?, (r / x)?))
+        rounded_once(x, pivot, |x, pivot| {
+            let r = shift(x, pivot)?.broadcast_div(pivot)?; // [n, d]
+            Ok(((&r - ln_ratio(x, pivot)?)?.sum(D::Minus1)?, (r / x)?))
+        })
     }
 
     /// −1/g, for g < 0.

@@ -3,8 +3,9 @@
 use candle_core::Tensor;
 use dml_kernels::matmul;
 
-use crate::tensor::{check_pivot, log_sum_exp, shift};
-use crate::{Domain, Generator, Result};
+use crate::factored::of_log_partition;
+use crate::tensor::{check_pivot, log_sum_exp, shift, widened};
+use crate::{Domain, Factored, Factors, Generator, Result};
 
 /// φ(x) = log Σ_j exp x_j on ℝᵈ; ∇φ is the softmax, and D(x ‖ y) = KL(softmax y ‖ softmax x). In nats.
 ///
@@ -40,6 +41,16 @@ impl Generator for LogSumExp {
         self.check("LogSumExp::centered", "pivot", pivot)?;
         self.check("LogSumExp::centered", "x", x)?;
         centered(&shift(x, pivot)?, pivot)
+    }
+
+    fn factored(&self) -> Option<&dyn Factored> {
+        Some(self)
+    }
+}
+
+impl Factored for LogSumExp {
+    fn factors(&self, x: &Tensor, _: &Tensor) -> Result<Factors> {
+        of_log_partition(&widened(x)?)
     }
 }
 

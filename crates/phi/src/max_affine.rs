@@ -5,10 +5,11 @@ use candle_core::{D, DType, Device, Tensor, Var};
 use dml_kernels::matmul;
 use serde::{Deserialize, Serialize};
 
+use crate::factored::{of_log_partition, of_maximum};
 use crate::tensor::{
-    Draw, affine, check_pivot, constant_var, log_sum_exp, parameter, require, shift, winner,
+    Draw, affine, check_pivot, constant_var, log_sum_exp, parameter, require, shift, widened, winner,
 };
-use crate::{Domain, Error, Generator, Parameter, Result};
+use crate::{Domain, Error, Factored, Factors, Generator, Parameter, Result};
 
 /// The shape of a [`MaxAffine`] and how it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -156,11 +157,26 @@ impl Generator for MaxAffine {
         Ok((value, matmul(&share, &self.slopes)?))
     }
 
+    fn factored(&self) -> Option<&dyn Factored> {
+        Some(self)
+    }
+
     fn dim(&self) -> Option<usize> {
         Some(self.slopes.dims()[1])
     }
 
     fn parameters(&self) -> Vec<Parameter> {
         vec![Parameter::new("a", &self.slopes), Parameter::new("b", &self.offsets)]
+    }
+}
+
+impl Factored for MaxAffine {
+    /// Of the scores s = a·x + b: far out most points share a piece, and D is made of what the others are short of it.
+    fn factors(&self, x: &Tensor, _: &Tensor) -> Result<Factors> {
+        let scores = affine(&widened(x)?, &self.slopes, &self.offsets)?; // [n, k]
+        match self.temperature {
+            None => of_maximum(&scores),
+            Some(tau) => of_log_partition(&(scores * (1.0 / tau))?)?.scaled(tau),
+        }
     }
 }

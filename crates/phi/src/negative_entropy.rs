@@ -2,7 +2,7 @@
 
 use candle_core::{D, Tensor};
 
-use crate::tensor::{check_pivot, ln_ratio, log_sum_exp, shift};
+use crate::tensor::{check_pivot, ln_ratio, log_sum_exp, rounded_once, shift};
 use crate::{Domain, Generator, Result};
 
 /// φ(x) = Σ_j x_j log x_j − x_j; ∇φ(x) = log x. In nats.
@@ -57,9 +57,11 @@ impl Generator for NegativeEntropy {
         check_pivot("NegativeEntropy::centered", x, pivot)?;
         self.check("NegativeEntropy::centered", "pivot", pivot)?;
         self.check("NegativeEntropy::centered", "x", x)?;
-        let shift = shift(x, pivot)?; // [n, d]
-        let log = ln_ratio(x, pivot)?; // [n, d]
-        Ok((((x * &log)? - shift)?.sum(D::Minus1)?, log))
+        rounded_once(x, pivot, |x, pivot| {
+            let shift = shift(x, pivot)?; // [n, d]
+            let log = ln_ratio(x, pivot)?; // [n, d]
+            Ok((((x * &log)? - shift)?.sum(D::Minus1)?, log))
+        })
     }
 
     /// 0 on the orthant, 2 on the simplex: there Σ v²/x ≥ (Σ|v|)² by Cauchy–Schwarz, and (Σ|v|)² ≥ 2‖v‖² where

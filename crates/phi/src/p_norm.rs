@@ -4,7 +4,7 @@ use candle_core::{D, Tensor};
 use dml_kernels::matmul;
 use serde::{Deserialize, Serialize};
 
-use crate::tensor::{check_pivot, exp_m1, ln_1p, require, shift};
+use crate::tensor::{check_pivot, exp_m1, ln_1p, require, rounded_once, shift};
 use crate::{Domain, Generator, Result};
 
 /// φ(x) = ½‖x‖_p² on ℝᵈ, 1 < p ≤ 2; ∂φ/∂x_j = sign(x_j)·|x_j|^{p−1}·‖x‖_p^{2−p}.
@@ -88,6 +88,41 @@ fn half_squared_norm(x: &Tensor, p: f64) -> Result<(Tensor, Tensor)> {
     Ok((value, grad))
 }
 
+/// See [`PNorm::centered`](Generator::centered).
+fn centered(x: &Tensor, pivot: &Tensor, p: f64) -> Result<(Tensor, Tensor)> {
+    let at = Scaled::new(pivot)?; // everything [1, d] or [1, 1]
+    let (direct, grad) = half_squared_norm(x, p)?; // [n], [n, d]
+    let (direct0, grad0) = half_squared_norm(pivot, p)?; // [1, d]
+    let shift = shift(x, pivot)?; // [n, d]
+    let tangent = matmul(&shift, &grad0.t()?)?.squeeze(1)?; // [n]
+
+    let unit = x.broadcast_div(&at.largest)?; // x in units of the pivot's largest entry
+    let unit_shift = shift.broadcast_div(&at.largest)?;
+    let size = at.size.broadcast_as(x.shape())?;
+    let signed = unit_shift.broadcast_mul(&at.sign)?; // outwards positive
+    let ratio = (signed / &size)?;
+    let close = ratio.detach().abs()?.lt(0.5)?.to_dtype(x.dtype())?.broadcast_mul(&at.live)?;
+    let far = close.affine(-1.0, 1.0)?;
+    let near = exp_m1(&(ln_1p(&(ratio * &close)?)? * p)?)?; // (|x|/|μ|)^p − 1, 0 where not close
+    let near = near.broadcast_mul(&at.size.powf(p)?)?;
+    let outer = (unit.detach().abs()?.gt(NEGLIGIBLE)?.to_dtype(x.dtype())? * &far)?;
+    let magnitude = ((&unit * (unit.detach().sign()? * &outer)?)? + outer.affine(-1.0, 1.0)?)?;
+    let before = (at.size.powf(p)? * &at.live)?; // |μ|^p, [1, d]
+    let apart = ((magnitude.powf(p)? * &outer)? - far.broadcast_mul(&before)?)?;
+    let growth = (near + apart)?.sum_keepdim(D::Minus1)?; // ΔS, [n, 1]
+
+    let total = before.sum_keepdim(D::Minus1)?; // S, [1, 1]; 0 when the pivot is the origin
+    let origin = at.any.affine(-1.0, 1.0)?; // [1, 1]
+    let relative = growth.broadcast_div(&(&total + &origin)?)?; // ΔS/S, [n, 1]
+    let close = relative.detach().abs()?.lt(0.5)?.to_dtype(x.dtype())?.broadcast_mul(&at.any)?;
+    let far = close.affine(-1.0, 1.0)?.squeeze(1)?;
+    let rise = exp_m1(&(ln_1p(&(relative * &close)?)? * (2.0 / p))?)?; // [n, 1], 0 where far
+    let half = (((total + &origin)?.powf(2.0 / p)? * at.largest.sqr()?)? * 0.5)?; // [1, 1]
+    let near = rise.broadcast_mul(&half)?.squeeze(1)?;
+    let value = (near + (direct.broadcast_sub(&direct0)? * far)?)?;
+    Ok(((value - tangent)?, grad.broadcast_sub(&grad0)?))
+}
+
 impl Generator for PNorm {
     fn domain(&self) -> Domain {
         Domain::Reals
@@ -104,38 +139,7 @@ impl Generator for PNorm {
         check_pivot("PNorm::centered", x, pivot)?;
         self.check("PNorm::centered", "pivot", pivot)?;
         self.check("PNorm::centered", "x", x)?;
-        let p = self.p;
-        let at = Scaled::new(pivot)?; // everything [1, d] or [1, 1]
-        let (direct, grad) = half_squared_norm(x, p)?; // [n], [n, d]
-        let (direct0, grad0) = half_squared_norm(pivot, p)?; // [1, d]
-        let shift = shift(x, pivot)?; // [n, d]
-        let tangent = matmul(&shift, &grad0.t()?)?.squeeze(1)?; // [n]
-
-        let unit = x.broadcast_div(&at.largest)?; // x in units of the pivot's largest entry
-        let unit_shift = shift.broadcast_div(&at.largest)?;
-        let size = at.size.broadcast_as(x.shape())?;
-        let signed = unit_shift.broadcast_mul(&at.sign)?; // outwards positive
-        let ratio = (signed / &size)?;
-        let close = ratio.detach().abs()?.lt(0.5)?.to_dtype(x.dtype())?.broadcast_mul(&at.live)?;
-        let far = close.affine(-1.0, 1.0)?;
-        let near = exp_m1(&(ln_1p(&(ratio * &close)?)? * p)?)?; // (|x|/|μ|)^p − 1, 0 where not close
-        let near = near.broadcast_mul(&at.size.powf(p)?)?;
-        let outer = (unit.detach().abs()?.gt(NEGLIGIBLE)?.to_dtype(x.dtype())? * &far)?;
-        let magnitude = ((&unit * (unit.detach().sign()? * &outer)?)? + outer.affine(-1.0, 1.0)?)?;
-        let before = (at.size.powf(p)? * &at.live)?; // |μ|^p, [1, d]
-        let apart = ((magnitude.powf(p)? * &outer)? - far.broadcast_mul(&before)?)?;
-        let growth = (near + apart)?.sum_keepdim(D::Minus1)?; // ΔS, [n, 1]
-
-        let total = before.sum_keepdim(D::Minus1)?; // S, [1, 1]; 0 when the pivot is the origin
-        let origin = at.any.affine(-1.0, 1.0)?; // [1, 1]
-        let relative = growth.broadcast_div(&(&total + &origin)?)?; // ΔS/S, [n, 1]
-        let close = relative.detach().abs()?.lt(0.5)?.to_dtype(x.dtype())?.broadcast_mul(&at.any)?;
-        let far = close.affine(-1.0, 1.0)?.squeeze(1)?;
-        let rise = exp_m1(&(ln_1p(&(relative * &close)?)? * (2.0 / p))?)?; // [n, 1], 0 where far
-        let half = (((total + &origin)?.powf(2.0 / p)? * at.largest.sqr()?)? * 0.5)?; // [1, 1]
-        let near = rise.broadcast_mul(&half)?.squeeze(1)?;
-        let value = (near + (direct.broadcast_sub(&direct0)? * far)?)?;
-        Ok(((value - tangent)?, grad.broadcast_sub(&grad0)?))
+        rounded_once(x, pivot, |x, pivot| centered(x, pivot, self.p))
     }
 
     /// p − 1, since ‖v‖_p ≥ ‖v‖₂.

@@ -17,9 +17,10 @@ pub(crate) fn rows(v: &Tensor, n: usize) -> Result<Tensor> {
     Ok(matmul(&ones, &v.unsqueeze(0)?)?) // [n, k]
 }
 
-/// x·Wᵀ + b, row by row: `x` `[n, d]`, `weight` `[k, d]`, `bias` `[k]` → `[n, k]`.
+/// x·Wᵀ + b, row by row and in the dtype of `x`: `x` `[n, d]`, `weight` `[k, d]`, `bias` `[k]` → `[n, k]`.
 pub(crate) fn affine(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    Ok((matmul(x, &weight.t()?)? + rows(bias, x.dim(0)?)?)?)
+    let (weight, bias) = (weight.to_dtype(x.dtype())?, bias.to_dtype(x.dtype())?);
+    Ok((matmul(x, &weight.t()?)? + rows(&bias, x.dim(0)?)?)?)
 }
 
 /// ⟨h_i, a⟩ for each row of `h` `[n, k]`, `a` `[k]` → `[n]`.
@@ -35,6 +36,22 @@ pub(crate) fn squared_norm(x: &Tensor) -> Result<Tensor> {
 /// x − μ for each row, `x` `[n, d]`, `pivot` `[1, d]` → `[n, d]`.
 pub(crate) fn shift(x: &Tensor, pivot: &Tensor) -> Result<Tensor> {
     Ok(x.broadcast_sub(pivot)?)
+}
+
+/// f64 on the CPU, so that differences far from the origin keep their digits; elsewhere the tensor as it is.
+pub(crate) fn widened(t: &Tensor) -> Result<Tensor> {
+    Ok(if t.device().is_cpu() { t.to_dtype(DType::F64)? } else { t.clone() })
+}
+
+/// A centred form evaluated on [`widened`] points and rounded once: for functions that cost O(nd), where f64 is
+/// cheaper than the digits it saves.
+pub(crate) fn rounded_once(
+    x: &Tensor,
+    pivot: &Tensor,
+    form: impl FnOnce(&Tensor, &Tensor) -> Result<(Tensor, Tensor)>,
+) -> Result<(Tensor, Tensor)> {
+    let (value, grad) = form(&widened(x)?, &widened(pivot)?)?;
+    Ok((value.to_dtype(x.dtype())?, grad.to_dtype(x.dtype())?))
 }
 
 /// Checks that the pivot is one row, `[1, d]`, with the d of `x` `[n, d]`.
