@@ -46,6 +46,42 @@ pub enum Error {
         /// How many it holds.
         n_labels: usize,
     },
+    /// A picture that cannot be decoded.
+    #[error("{name} {why}; fetch the file again or leave it out")]
+    Decode {
+        /// The file, or archive and member.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An image that could not be brought into a batch; what was wrong follows in the source chain.
+    #[error("image {index} ({name}): {source}")]
+    Image {
+        /// Its index in the set.
+        index: usize,
+        /// Its file, or `raw pixels`.
+        name: String,
+        /// What was wrong.
+        source: Box<Error>,
+    },
+    /// A loader's worker that panicked: a mistake in a source or a transform.
+    #[error(
+        "image {index} ({name}): a worker of the loader panicked: {message}; leave the image out, and report this"
+    )]
+    Panicked {
+        /// The index of the image it worked on.
+        index: usize,
+        /// Its file, `raw pixels`, or that it was not read yet.
+        name: String,
+        /// What the panic said.
+        message: String,
+    },
+    /// A thread that the system refuses to start.
+    #[error("cannot start a thread; use fewer workers, or end other programs")]
+    Thread {
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// An argument that makes no sense.
     #[error("{op}: `{arg}` is {got}, expected {expected}")]
     Argument {

@@ -5,20 +5,24 @@
 //! - A [`Source`] is what any set, in memory or on disk, offers to a loader: labels, and one image at a time.
 //! - [`split`] makes closed-set parts (same classes, other images) and zero-shot parts (other classes).
 //! - A [`Sampler`] is a plan of batches, a pure function of seed and epoch; [`Batches`] walks through it and
-//!   resumes in mid-epoch from two numbers; [`Loader`] turns it into tensors.
+//!   resumes in mid-epoch from two numbers; [`Loader`] turns it into tensors on threads of its own, ahead of the
+//!   training step.
+//! - [`transform`] decodes, resizes, augments and normalizes, alike whatever thread does it.
 //! - [`Manifest`] knows the datasets and their checksums, [`download::fetch`] puts them in place, verified.
 //!
 //! ```
-//! use candle_core::{DType, Device};
-//! use dml_data::{Batches, Loader, MPerClass, MPerClassConfig, TrainSize, bundled};
+//! use std::sync::Arc;
+//! use dml_data::transform::Pipeline;
+//! use dml_data::{Batches, Loader, LoaderConfig, MPerClass, MPerClassConfig, TrainSize, bundled};
 //!
 //! let digits = bundled::mnist_5k()?;
 //! let split = digits.closed_set(TrainSize::Fraction(0.7), 42)?; // indices of 3,500 and 1,500 digits
-//! let digits = digits.normalized_by(&split.train)?;
+//! let digits = Arc::new(digits.normalized_by(&split.train)?);
 //!
 //! let config = MPerClassConfig { classes: 10, per_class: 8, ..Default::default() };
 //! let sampler = MPerClass::new(digits.labels(), &split.train, config, 42)?;
-//! for batch in Loader::new(&digits, Batches::new(sampler), DType::F32, &Device::Cpu).take(3) {
+//! let pipeline = Pipeline::from(digits.as_ref()); // no transforms, only the set's normalization
+//! for batch in Loader::new(digits, Batches::new(sampler), pipeline, LoaderConfig::default())?.take(3) {
 //!     assert_eq!(batch?.images.dims(), [80, 1, 28, 28]);
 //! }
 //! # Ok::<(), dml_data::Error>(())
@@ -41,13 +45,17 @@ mod manifest;
 mod sampler;
 mod source;
 pub mod split;
+pub mod transform;
 mod verify;
 
 pub use dataset::{ImageSet, Normalization};
 pub use error::{Error, Result};
-pub use loader::{Batch, Loader};
+pub use loader::{Batch, Decoded, Loader, LoaderConfig};
 pub use manifest::{DataFile, Dataset, Format, Holds, Hub, HubReader, Manifest, Part};
-pub use sampler::{Batches, MPerClass, MPerClassConfig, Sampler, SamplerState, Shuffled, Tail};
+pub use sampler::{
+    Batches, ClassBalanced, FixedTriplets, Hierarchical, HierarchicalConfig, MPerClass, MPerClassConfig,
+    PByK, Sampler, SamplerState, Sequential, Shard, ShardOf, Shuffled, Tail,
+};
 pub use source::{BoundingBox, Item, Source};
 pub use split::{Split, TrainSize};
 pub use verify::{Verified, verify};
