@@ -195,6 +195,10 @@ def library_loss(tensors, name):
 def load(identifier, path):
     tensors = load_file(path)
     group, name = identifier.split("/")[:2]
+    if group == "loader":
+        import loader
+
+        return loader.load(name, tensors, path)
     if group == "loss":
         return library_loss(tensors, name)
     builders = {

@@ -22,7 +22,7 @@ pub use error::{Error, Result};
 pub use method::Method;
 pub use optimizer::{Optimizer, OptimizerConfig};
 pub use parameter::{Group, Parameter};
-pub use train::{Task, TrainConfig, Watch, train};
+pub use train::{Elapsed, Task, TrainConfig, Watch, train};
 
 /// The example of the workspace's README, tested.
 #[cfg(doctest)]
