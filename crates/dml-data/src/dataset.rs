@@ -1,10 +1,10 @@
 //! Labelled images in memory, and batches of them as tensors.
 
-use std::path::Path;
+use std::{borrow::Cow, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::{Error, Result, Split, TrainSize, format::idx, split};
+use crate::{Error, Item, Result, Source, Split, TrainSize, format::idx, split};
 
 /// What [`ImageSet::tensor`] does to a pixel p ∈ 0 … 255 of channel k: (p / 255 − mean\[k\]) / std\[k\].
 #[derive(Debug, Clone, PartialEq)]
@@ -339,6 +339,28 @@ impl ImageSet {
             }
         }
         out
+    }
+}
+
+impl Source for ImageSet {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn labels(&self) -> &[u32] {
+        self.labels()
+    }
+
+    fn class_names(&self) -> &[String] {
+        self.class_names()
+    }
+
+    fn item(&self, index: usize) -> Result<Item<'_>> {
+        let [channels, height, width] = self.shape;
+        self.check_indices("ImageSet::item", &[index])?;
+        let size = self.image_bytes();
+        let pixels = Cow::Borrowed(&self.images[index * size..(index + 1) * size]);
+        Ok(Item::Raw { pixels, channels, height, width })
     }
 }
 

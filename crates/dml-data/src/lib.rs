@@ -2,6 +2,7 @@
 //!
 //! - [`ImageSet`] holds images as bytes and cuts normalized batches `[b, c, h, w]` out of them;
 //!   [`bundled::mnist_5k`] is a real one that comes with the workspace.
+//! - A [`Source`] is what any set, in memory or on disk, offers to a loader: labels, and one image at a time.
 //! - [`split`] makes closed-set parts (same classes, other images) and zero-shot parts (other classes).
 //! - A [`Sampler`] is a plan of batches, a pure function of seed and epoch; [`Batches`] walks through it and
 //!   resumes in mid-epoch from two numbers; [`Loader`] turns it into tensors.
@@ -38,6 +39,7 @@ mod hub;
 mod loader;
 mod manifest;
 mod sampler;
+mod source;
 pub mod split;
 mod verify;
 
@@ -46,6 +48,7 @@ pub use error::{Error, Result};
 pub use loader::{Batch, Loader};
 pub use manifest::{DataFile, Dataset, Format, Holds, Hub, HubReader, Manifest, Part};
 pub use sampler::{Batches, MPerClass, MPerClassConfig, Sampler, SamplerState, Shuffled, Tail};
+pub use source::{BoundingBox, Item, Source};
 pub use split::{Split, TrainSize};
 pub use verify::{Verified, verify};
 
