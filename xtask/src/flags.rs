@@ -61,12 +61,22 @@ pub struct Download {
     /// Only verify what is there.
     #[arg(long)]
     pub verify: bool,
-    /// Take the files from this folder instead of the network.
-    #[arg(long)]
-    pub mirror: Option<PathBuf>,
-    /// Where to put them, a folder per dataset [default: `DML_DATA_DIR`, else `data`].
+    /// Take the files from this folder or below this address instead of where they are published. Known parts of
+    /// sets are accepted from it, and marked PARTIAL.
+    #[arg(long, value_name = "DIR_OR_URL")]
+    pub mirror: Option<String>,
+    /// Where to put them, a folder per dataset [default: `DML_DATA_DIR`, else `data` of the workspace].
     #[arg(long)]
     pub dir: Option<PathBuf>,
+    /// Files at a time.
+    #[arg(long, default_value_t = 4)]
+    pub jobs: usize,
+    /// Seconds for which a server may send nothing.
+    #[arg(long, default_value_t = 30)]
+    pub timeout: u64,
+    /// Where an address fails, try the Hugging Face hub's own client; takes minutes to build, the first time.
+    #[arg(long)]
+    pub hub: bool,
 }
 
 #[derive(Debug, clap::Args)]

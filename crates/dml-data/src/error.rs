@@ -31,6 +31,40 @@ pub enum Error {
         /// What to do.
         remedy: &'static str,
     },
+    /// An archive, or a file in it, that cannot be read.
+    #[error("{}: {member}: {why}; {remedy}", path.display())]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// The file in it.
+        member: String,
+        /// What is wrong with it.
+        why: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A line of a text file that is not what its format asks for.
+    #[error("{}:{line}: {why}; {remedy}", path.display())]
+    Line {
+        /// The file, or archive and file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// What was found and what was expected there.
+        why: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A folder that does not hold what it should.
+    #[error("{}: {why}; {remedy}", path.display())]
+    Folder {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// Images and labels that do not belong together.
     #[error(
         "{} holds {n_images} images, {} holds {n_labels} labels; take both files from the same part of the \
@@ -148,7 +182,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What was compared, e.g. `content sha256`.
-        what: &'static str,
+        what: String,
         /// What the file has.
         got: String,
         /// What it should have.

@@ -29,17 +29,25 @@
 //! ```
 //!
 //! # Crate features
-//! - `hub`: downloads from the Hugging Face hub, and the readers of candle-datasets. Off by default: it brings
-//!   an async runtime, a TLS stack and parquet.
+//! - `tls`: downloads over HTTPS. Off by default: it brings a cryptographic library that compiles C. Plain HTTP and
+//!   folders need no feature.
+//! - `hub`: where an address fails, the Hugging Face hub through hf-hub and the readers of candle-datasets. Off by
+//!   default: it brings an async runtime, a TLS stack and parquet.
 
+mod archive;
 mod atomic;
+pub mod benchmark;
 pub mod bundled;
 mod dataset;
 pub mod download;
+mod embeddings;
 mod error;
+mod file_set;
 pub mod format;
+mod http;
 #[cfg(feature = "hub")]
 mod hub;
+mod listing;
 mod loader;
 mod manifest;
 mod sampler;
@@ -48,17 +56,24 @@ pub mod split;
 pub mod transform;
 mod verify;
 
+pub use benchmark::{Benchmark, Completeness, Protocol, Set, Subset, benchmark, benchmark_of};
+pub use bundled::data_dir;
 pub use dataset::{ImageSet, Normalization};
+pub use embeddings::Embeddings;
 pub use error::{Error, Result};
+pub use file_set::{FileSet, Record};
+pub use listing::Listing;
 pub use loader::{Batch, Decoded, Loader, LoaderConfig};
-pub use manifest::{DataFile, Dataset, Format, Holds, Hub, HubReader, Manifest, Part};
+pub use manifest::{
+    DataFile, Dataset, Format, Holds, Hub, HubReader, Manifest, Member, Part, Unknown, ZeroShot,
+};
 pub use sampler::{
     Batches, ClassBalanced, FixedTriplets, Hierarchical, HierarchicalConfig, MPerClass, MPerClassConfig,
     PByK, Sampler, SamplerState, Sequential, Shard, ShardOf, Shuffled, Tail,
 };
 pub use source::{BoundingBox, Item, Source};
 pub use split::{Split, TrainSize};
-pub use verify::{Verified, verify};
+pub use verify::{Against, Verified, verify};
 
 /// The example of the README, tested.
 #[cfg(doctest)]
