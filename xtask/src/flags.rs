@@ -45,6 +45,12 @@ pub struct Reproduce {
     /// A few steps of every run: checks that all works, measures nothing.
     #[arg(long)]
     pub smoke: bool,
+    /// The sets of `--suite paper`, separated by commas [default: all five].
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    pub datasets: Vec<String>,
+    /// A folder or address that has the sets of `--suite paper`, as for `download`.
+    #[arg(long, value_name = "DIR|URL")]
+    pub mirror: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -114,4 +120,6 @@ pub enum Peer {
 pub enum Suite {
     /// The bundled digits: metric learning, closed-set and zero-shot, and directed retrieval. Minutes.
     Quick,
+    /// Metric learning on MNIST, Fashion-MNIST, CIFAR-10, SVHN and STL-10. Some 20 minutes for three of them.
+    Paper,
 }

@@ -17,6 +17,9 @@ use tracing::{info, info_span};
 use crate::progress::Progress;
 use crate::{Elapsed, Error, Result, Watch, atomic};
 
+mod metric;
+pub mod paper;
+mod paper_report;
 mod pca;
 pub mod quick;
 mod quick_report;
@@ -108,6 +111,12 @@ const COMPLETE: &str = "complete";
 /// # Errors
 /// [`Error::Interrupted`] when asked to stop; else the first error of a job, after the others' current runs ended.
 pub fn run_jobs(jobs: &[Job<'_>], options: &SuiteOptions<'_>) -> Result<Vec<Finished>> {
+    begin(jobs.iter().map(|job| job.id.as_str()), options)?;
+    go_on(jobs, options)
+}
+
+/// Makes the folder; where the last start ended with a report, forgets the runs of these names.
+fn begin<'a>(ids: impl Iterator<Item = &'a str>, options: &SuiteOptions<'_>) -> Result<()> {
     std::fs::create_dir_all(&options.folder)
         .map_err(|e| file_error(&options.folder, "cannot be made", &e))?;
     let complete = options.folder.join(COMPLETE);
@@ -118,12 +127,17 @@ pub fn run_jobs(jobs: &[Job<'_>], options: &SuiteOptions<'_>) -> Result<Vec<Fini
     }
     if complete.exists() {
         // The last start ended with a report, so this one is a new measurement.
-        for job in jobs {
-            discard(&options.folder.join(&job.id).join("record.toml"))?;
-            discard(&options.folder.join(&job.id).join("checkpoint.safetensors"))?;
+        for id in ids {
+            discard(&options.folder.join(id).join("record.toml"))?;
+            discard(&options.folder.join(id).join("checkpoint.safetensors"))?;
         }
         discard(&complete)?;
     }
+    Ok(())
+}
+
+/// Runs the jobs that are not recorded yet, after [`begin`].
+fn go_on(jobs: &[Job<'_>], options: &SuiteOptions<'_>) -> Result<Vec<Finished>> {
     let program = program_digest();
     let total: usize = jobs.iter().map(|job| job.steps).sum();
     let progress = Progress::new(jobs.len(), total);

@@ -147,7 +147,15 @@ impl MetricTask {
     /// # Errors
     /// What encoder and data return.
     pub fn embed(&self, indices: &[usize]) -> Result<Tensor> {
-        let batches = self.images.in_order(indices, EVALUATION_BATCH, self.dtype, &self.device)?;
+        self.embed_images(&self.images, indices)
+    }
+
+    /// As [`embed`](Self::embed) for images of another set, as evaluation sees them.
+    ///
+    /// # Errors
+    /// What encoder and data return.
+    pub fn embed_images(&self, images: &Images, indices: &[usize]) -> Result<Tensor> {
+        let batches = images.in_order(indices, EVALUATION_BATCH, self.dtype, &self.device)?;
         let embedded = batches.map(|batch| Ok(self.forward(&batch?.images, Mode::Eval)?.detach()));
         Ok(Tensor::cat(&embedded.collect::<Result<Vec<_>>>()?, 0)?)
     }
