@@ -6,7 +6,9 @@
 //! - [`split`] makes closed-set parts (same classes, other images) and zero-shot parts (other classes).
 //! - A [`Sampler`] is a plan of batches, a pure function of seed and epoch; [`Batches`] walks through it and
 //!   resumes in mid-epoch from two numbers; [`Loader`] turns it into tensors.
-//! - [`Manifest`] knows the datasets and their checksums, [`download::fetch`] puts them in place, verified.
+//! - [`Manifest`] knows the datasets and their checksums, [`download::fetch`] puts them in place, verified, and
+//!   [`benchmark()`] opens them by name, with their official parts and zero-shot protocol.
+//! - [`FileSet`] and [`Listing`] read one's own images, [`Embeddings`] what was embedded elsewhere.
 //!
 //! ```
 //! use candle_core::{DType, Device};
