@@ -7,7 +7,7 @@
 use std::{fs, path::Path};
 
 use dml_data::{
-    Listing, Manifest, Result, Source,
+    Listing, Manifest, Result, Source, benchmark,
     format::{
         cifar::{self, Variant},
         idx,
@@ -84,15 +84,23 @@ const ALLOWED: u64 = 512 << 20;
 
 /// Reads every seed and every mutation; how many of the latter were read without error.
 fn survive(target: &str, read: impl Fn(&[u8]) -> Result<()>) -> usize {
-    let seeds = seeds(target);
+    survive_from(target, &seeds(target), MUTATIONS, read)
+}
+
+fn survive_from(
+    target: &str,
+    seeds: &[Vec<u8>],
+    mutations: usize,
+    read: impl Fn(&[u8]) -> Result<()>,
+) -> usize {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let before = peak();
-    for seed in &seeds {
+    for seed in seeds {
         let _ = read(seed);
     }
     let mut good = 0;
-    for i in 0..MUTATIONS {
-        let bytes = mutate(&mut rng, &seeds);
+    for i in 0..mutations {
+        let bytes = mutate(&mut rng, seeds);
         match read(&bytes) {
             Ok(()) => good += 1,
             Err(error) => {
@@ -106,7 +114,7 @@ fn survive(target: &str, read: impl Fn(&[u8]) -> Result<()>) -> usize {
         let grown = after.saturating_sub(before);
         assert!(grown < ALLOWED, "{target}: the address space grew by {grown} bytes");
     }
-    println!("{target}: {MUTATIONS} mutations of {} seeds, {good} of them read", seeds.len());
+    println!("{target}: {mutations} mutations of {} seeds, {good} of them read", seeds.len());
     good
 }
 
@@ -209,4 +217,23 @@ fn listings() {
         Ok(())
     });
     assert!(0 < good && good < MUTATIONS);
+}
+
+/// Archives, the lists in them and PNG files go through other readers, which must keep quiet as well.
+#[test]
+fn archives() {
+    const FEWER: usize = 300; // each writes a file
+    let excerpts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/excerpts");
+    for (set, file, from) in [
+        ("omniglot-small1", "images_background_small1.zip", "omniglot/images_background_small1.zip"),
+        ("cifar10", "cifar-10-binary.tar.gz", "cifar10/cifar-10-binary.tar.gz"),
+    ] {
+        let dir = tempfile::Builder::new().prefix(NAME).tempdir().unwrap();
+        fs::create_dir(dir.path().join(set)).unwrap();
+        let seed = fs::read(excerpts.join(from)).unwrap();
+        survive_from(set, &[seed], FEWER, |bytes| {
+            fs::write(dir.path().join(set).join(file), bytes).unwrap();
+            benchmark(set, dir.path()).map(|_| ())
+        });
+    }
 }
