@@ -70,7 +70,10 @@ pub fn run(flags: &Download) -> anyhow::Result<()> {
             }
             Err(error) => {
                 failed += 1;
-                eprintln!("{name}: {:#}", anyhow::Error::from(error));
+                // Some errors begin with the name of the set, others with that of a file.
+                let message = format!("{:#}", anyhow::Error::from(error));
+                let message = message.strip_prefix(&format!("{name}: ")).unwrap_or(&message);
+                eprintln!("{name}: {message}");
             }
         }
     }

@@ -289,6 +289,7 @@ impl Part {
         if self.length == 0 {
             let _ = fs::remove_file(origin_of(&self.path));
             let _ = fs::remove_file(&self.path);
+            let _ = self.path.parent().map(fs::remove_dir); // only goes if it is empty
         }
     }
 
