@@ -32,11 +32,11 @@ pub fn run(flags: &Download) -> anyhow::Result<()> {
     };
     let sets = names.iter().map(|name| manifest.get(name)).collect::<Result<Vec<_>, _>>()?;
     let mirror = flags.mirror.as_deref().map(Mirror::new);
-    let network = sets.iter().any(|set| !set.bundled);
+    let https = |address: &str| address.starts_with("https://");
     let secure = match mirror {
         Some(Mirror::Folder(_)) => false,
-        Some(Mirror::Url(address)) => address.starts_with("https://"),
-        None => network,
+        Some(Mirror::Url(address)) => https(address),
+        None => sets.iter().flat_map(|set| &set.files).flat_map(|file| &file.urls).any(|url| https(url)),
     };
     if !flags.verify {
         let missing = (secure && !cfg!(feature = "tls")) || (flags.hub && !cfg!(feature = "hub"));
@@ -70,7 +70,10 @@ pub fn run(flags: &Download) -> anyhow::Result<()> {
             }
             Err(error) => {
                 failed += 1;
-                eprintln!("{name}: {:#}", anyhow::Error::from(error));
+                // Some errors begin with the name of the set, others with that of a file.
+                let message = format!("{:#}", anyhow::Error::from(error));
+                let message = message.strip_prefix(&format!("{name}: ")).unwrap_or(&message);
+                eprintln!("{name}: {message}");
             }
         }
     }

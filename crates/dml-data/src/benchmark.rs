@@ -272,7 +272,7 @@ fn completeness(dataset: &Dataset, opened: &Opened) -> Completeness {
     let short: Vec<String> = dataset
         .images
         .iter()
-        .filter_map(|(part, &n)| Some((part, n, *found.get(part).unwrap_or(&0))))
+        .map(|(part, &n)| (part, n, *found.get(part).unwrap_or(&0)))
         .filter(|(_, n, found)| n != found)
         .map(|(part, n, found)| format!("{} has {found} images of {n}", part.as_str()))
         .collect();

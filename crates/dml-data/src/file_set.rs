@@ -353,6 +353,18 @@ mod tests {
     }
 
     #[test]
+    fn a_hundred_thousand_files_are_names_until_they_are_asked_for() -> Result<()> {
+        // None of them exists, so none can have been opened.
+        let record =
+            |i: u32| Record { path: format!("{}/{i}.jpg", i % 100), label: i % 100, group: None, crop: None };
+        let names = (0..100).map(|i| i.to_string()).collect();
+        let set = FileSet::new("nowhere", (0..100_000).map(record).collect(), names, vec![])?;
+        assert_eq!((set.len(), set.labels()[99_999]), (100_000, 99));
+        assert!(set.item(99_999).unwrap_err().to_string().contains("99/99999.jpg: cannot open this file"));
+        Ok(())
+    }
+
+    #[test]
     fn names_that_are_numbers_are_ordered_as_numbers() {
         assert_eq!(numbered(["10", "9", "10"].into_iter()).1, ["9", "10"]);
         assert_eq!(numbered(["10", "9", "x"].into_iter()).1, ["10", "9", "x"]);

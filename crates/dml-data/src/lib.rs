@@ -8,7 +8,9 @@
 //!   resumes in mid-epoch from two numbers; [`Loader`] turns it into tensors on threads of its own, ahead of the
 //!   training step.
 //! - [`transform`] decodes, resizes, augments and normalizes, alike whatever thread does it.
-//! - [`Manifest`] knows the datasets and their checksums, [`download::fetch`] puts them in place, verified.
+//! - [`Manifest`] knows the datasets and their checksums, [`download::fetch`] puts them in place, verified, and
+//!   [`benchmark()`] opens them by name, with their official parts and zero-shot protocol.
+//! - [`FileSet`] and [`Listing`] read one's own images, [`Embeddings`] what was embedded elsewhere.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -74,8 +76,3 @@ pub use sampler::{
 pub use source::{BoundingBox, Item, Source};
 pub use split::{Split, TrainSize};
 pub use verify::{Against, Verified, verify};
-
-/// The example of the README, tested.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;

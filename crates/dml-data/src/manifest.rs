@@ -343,7 +343,7 @@ impl Manifest {
 
 impl Dataset {
     /// The images and labels of `part` out of `folder`, which holds this dataset's IDX files. Sets of other formats
-    /// are opened by [`crate::benchmark`].
+    /// are opened by [`benchmark`](crate::benchmark()).
     ///
     /// # Errors
     /// [`Error::Argument`] when the dataset has no such part in IDX files; else as [`ImageSet::from_idx`].

@@ -1,7 +1,7 @@
 //! Every benchmark set, in small files of exactly its official layout, opened by name.
 //!
 //! Real images come from `fixtures/excerpts`; pixel values are those that NumPy and Pillow read from the same sets.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::{
     fs::{self, File},

@@ -3,7 +3,7 @@
 //! ```sh
 //! DML_DATA_DIR=data cargo test -p dml-data --test full_sets -- --nocapture
 //! ```
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use dml_data::{Benchmark, Completeness, Error, ImageSet, benchmark, data_dir};
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use dml_data::{
-    Against, Manifest,
+    Against, Manifest, Unknown,
     download::{self, FetchedFile, How, Mirror, Network, Options},
 };
 
@@ -298,6 +298,26 @@ fn a_part_of_unknown_origin_is_not_trusted() {
     fs::write(case.path(".file.mat.part"), [7; 1000]).unwrap();
     case.succeeds(&[]);
     assert_eq!(server.requests(), ["GET /file.mat HTTP/1.1"]);
+}
+
+#[test]
+fn pieces_of_a_file_without_checksum_are_put_together_only_where_the_server_says_that_they_belong() {
+    let server = Server::start(content(), vec![Answer::Good]);
+    for (validator, request) in
+        [("validator = '\"old\"'\n", "GET /file.mat HTTP/1.1 bytes=1000-"), ("", "GET /file.mat HTTP/1.1")]
+    {
+        let mut case = Case::new(&[&server]);
+        let file = &mut case.manifest.datasets[0].files[0];
+        (file.content_sha256, file.content_bytes) = (None, None);
+        (file.content, file.archive) = (Some(Unknown::Unknown), Some(Unknown::Unknown));
+        fs::create_dir_all(case.path("")).unwrap();
+        fs::write(case.path(".file.mat.part"), &content()[..1000]).unwrap();
+        let origin = format!("url = \"{}/file.mat\"\n{validator}total = 300000\n", server.address);
+        fs::write(case.path(".file.mat.part.from"), origin).unwrap();
+        assert_eq!(case.fetch().unwrap().against, Against::Nothing);
+        assert!(fs::read(case.path("file.mat")).unwrap() == content());
+        assert_eq!(server.requests().last().unwrap(), request);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! The fixtures have the layouts of SVHN (`X` `[32, 32, 3, n]`, `y` `[n, 1]`) and of Cars196 (`annotations`, a
 //! struct array, and `class_names`, a cell array), each packed and not: `scipy.io.savemat` with `do_compression`.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::path::{Path, PathBuf};
 

@@ -29,6 +29,11 @@ pub use train::{Elapsed, Task, TrainConfig, Watch, train};
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
+/// The examples of `dml-data`'s README, tested here because one of them trains.
+#[cfg(doctest)]
+#[doc = include_str!("../../dml-data/README.md")]
+struct DataReadme;
+
 /// The generator that the guide writes, tested.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/extend/new-generator.md")]

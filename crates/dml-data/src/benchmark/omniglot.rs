@@ -65,7 +65,10 @@ fn alphabet(class: &str) -> &str {
 
 fn read(path: &Path) -> Result<Drawings> {
     let files = match Packing::of(&path.to_string_lossy()) {
-        Some(_) => archive::read(path, MAX_BYTES, &|name| name.ends_with(".png"))?,
+        // What macOS puts beside the files is not of the set.
+        Some(_) => {
+            archive::read(path, MAX_BYTES, &|name| name.ends_with(".png") && !name.starts_with("__MACOSX/"))?
+        }
         None => BTreeMap::new(),
     };
     let fault = |member: &str, why: String| Error::Archive {

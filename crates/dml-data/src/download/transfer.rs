@@ -116,7 +116,9 @@ impl Transfer<'_> {
     /// One request for what is missing.
     fn attempt(&mut self) -> Result<Attempt> {
         let network = &self.options.network;
-        self.part.begin(self.url)?;
+        // Where no checksum is known, only the server can tell that two pieces belong together.
+        let nothing_known = self.file.content.is_some() && self.file.archive.is_some();
+        self.part.begin(self.url, nothing_known)?;
         let from = self.part.length;
         let mut answer = match http::get(network, self.url, from, self.part.origin.validator.as_deref()) {
             Ok(answer) => answer,
@@ -162,12 +164,11 @@ impl Transfer<'_> {
                 return Ok(Attempt::Refused(format!("sends more than {done} bytes and does not end")));
             }
         }
-        // Without a length in the answer, the end and a broken connection look alike.
-        let expected = answer.total.or(known.filter(|_| self.file.archive_sha256.is_some()));
-        match expected {
-            Some(expected) if self.part.length < expected && answer.total.is_some() => {
-                let got = self.part.length;
-                Ok(Attempt::Broken(format!("the connection broke off after {got} of {expected} bytes")))
+        // Without a length in the answer, the end and a broken connection look alike: the checksum decides.
+        let got = self.part.length;
+        match answer.total {
+            Some(total) if got < total => {
+                Ok(Attempt::Broken(format!("the connection broke off after {got} of {total} bytes")))
             }
             _ => Ok(Attempt::Whole),
         }
@@ -239,13 +240,19 @@ impl Part {
         }
     }
 
-    /// Before a request to `url`: what came from elsewhere counts only if it can be told to belong to the same file.
-    fn begin(&mut self, url: &str) -> Result<()> {
-        let same = self.origin.url == url || self.origin.total.is_some();
-        if self.length > 0 && !same {
+    /// Before a request to `url`: what came before counts only if it can be told to belong to the same file, by the
+    /// server with a validator, which is a must if `strict`, or in the end by the checksum.
+    fn begin(&mut self, url: &str, strict: bool) -> Result<()> {
+        let same = self.origin.url == url;
+        let belongs = if strict {
+            same && self.origin.validator.is_some()
+        } else {
+            same || self.origin.total.is_some()
+        };
+        if self.length > 0 && !belongs {
             return self.restart();
         }
-        if self.origin.url != url {
+        if !same {
             self.origin.validator = None;
         }
         Ok(())
@@ -282,6 +289,7 @@ impl Part {
         if self.length == 0 {
             let _ = fs::remove_file(origin_of(&self.path));
             let _ = fs::remove_file(&self.path);
+            let _ = self.path.parent().map(fs::remove_dir); // only goes if it is empty
         }
     }
 

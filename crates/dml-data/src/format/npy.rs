@@ -59,7 +59,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Array> {
 /// # Examples
 /// ```
 /// use dml_data::format::npy::{self, Values};
-/// let mut file = b"\x93NUMPY\x01\x00\x36\x00{'descr': '|u1', 'fortran_order': False, 'shape': (2,)}\n".to_vec();
+/// let mut file = b"\x93NUMPY\x01\x00\x38\x00{'descr': '|u1', 'fortran_order': False, 'shape': (2,)}\n".to_vec();
 /// file.extend([7, 9]);
 /// let array = npy::parse(&file, "x.npy".as_ref())?;
 /// assert_eq!((array.shape, array.values), (vec![2], Values::I64(vec![7, 9])));

@@ -172,7 +172,8 @@ pub fn run(
 /// Fetches a set and opens it.
 fn find(name: &str, places: Places<'_>) -> Found {
     let options = download::Options {
-        mirror: places.mirror.map(Mirror::new),
+        // The bundled digits come from the source tree.
+        mirror: places.mirror.filter(|_| name != BUNDLED).map(Mirror::new),
         network: Network::from_env(),
         ..download::Options::new(places.dir)
     };
