@@ -1,4 +1,5 @@
 //! Laws of splits, samplers and the IDX format, over random labels and sizes.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 

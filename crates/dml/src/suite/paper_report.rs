@@ -240,9 +240,7 @@ fn set_section(facts: &Facts<'_>, runs: &Runs<'_>, set: &str) -> Result<Section>
 }
 
 fn scores(facts: &Facts<'_>, runs: &Runs<'_>, problem: &Problem, name: &str) -> Result<Table> {
-    let mut columns =
-        numbers(&["method", "MAP@R, D", "MAP@R, Euclid", "Δ, D", "P@1, R@1", "R@2", "R@4", "R@8"]);
-    columns.push(Column::from("rate of φ"));
+    let columns = numbers(&["method", "MAP@R, D", "MAP@R, Euclid", "Δ, D", "P@1, R@1", "R@2", "R@4", "R@8"]);
     let mark = label(facts, &problem.set);
     let mut table = Table::new(
         format!(
