@@ -1,5 +1,5 @@
 //! What a loader promises: order, bits, errors, a clean end, no read too many; whatever the number of workers.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

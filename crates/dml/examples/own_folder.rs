@@ -12,6 +12,7 @@ use dml::{Method, SmallConvConfig, TrainConfig, Watch, train};
 use dml_data::transform::Pipeline;
 use dml_data::{FileSet, ImageSet, Source, TrainSize, split};
 
+/// What may go wrong is told by whoever met it.
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 const TRAINING: &str = r#"

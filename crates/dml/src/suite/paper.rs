@@ -300,7 +300,7 @@ impl Problem {
                 part.indices.retain(|&i| {
                     let n = met.entry(self.train.label(i)).or_default();
                     *n += 1;
-                    (*n % 5 == 0) == keep
+                    n.is_multiple_of(5) == keep
                 });
             }
             (train, test)
