@@ -153,6 +153,10 @@ def divergence(tensors, form):
 def load(identifier, path):
     tensors = load_file(path)
     group, name = identifier.split("/")[:2]
+    if group == "loader":
+        import loader
+
+        return loader.load(name, tensors, path)
     if group == "loss":
         import losses
 

@@ -22,6 +22,7 @@ use worker::Worker;
 use workload::Workload;
 
 mod case;
+mod loader;
 mod losses;
 mod protocol;
 mod record;
@@ -119,7 +120,7 @@ fn measure(case: &Case, flags: &Bench, folder: &Path) -> anyhow::Result<Measured
         results.push(candle_core::safetensors::load(&file, &Device::Cpu)?);
     }
     let difference = match results.as_slice() {
-        [ours, theirs] => Some(record::agreement(ours, theirs)?),
+        [ours, theirs] => Some(record::agreement(ours, theirs, case.tolerance())?),
         _ => None,
     };
     let mut passes = Vec::new();

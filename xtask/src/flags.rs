@@ -45,6 +45,12 @@ pub struct Reproduce {
     /// A few steps of every run: checks that all works, measures nothing.
     #[arg(long)]
     pub smoke: bool,
+    /// The sets of `--suite paper`, separated by commas [default: all five].
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    pub datasets: Vec<String>,
+    /// A folder or address that has the sets of `--suite paper`, as for `download`.
+    #[arg(long, value_name = "DIR|URL")]
+    pub mirror: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -61,12 +67,22 @@ pub struct Download {
     /// Only verify what is there.
     #[arg(long)]
     pub verify: bool,
-    /// Take the files from this folder instead of the network.
-    #[arg(long)]
-    pub mirror: Option<PathBuf>,
-    /// Where to put them, a folder per dataset [default: `DML_DATA_DIR`, else `data`].
+    /// Take the files from this folder or below this address instead of where they are published. Known parts of
+    /// sets are accepted from it, and marked PARTIAL.
+    #[arg(long, value_name = "DIR_OR_URL")]
+    pub mirror: Option<String>,
+    /// Where to put them, a folder per dataset [default: `DML_DATA_DIR`, else `data` of the workspace].
     #[arg(long)]
     pub dir: Option<PathBuf>,
+    /// Files at a time.
+    #[arg(long, default_value_t = 4)]
+    pub jobs: usize,
+    /// Seconds for which a server may send nothing.
+    #[arg(long, default_value_t = 30)]
+    pub timeout: u64,
+    /// Where an address fails, try the Hugging Face hub's own client; takes minutes to build, the first time.
+    #[arg(long)]
+    pub hub: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -104,4 +120,6 @@ pub enum Peer {
 pub enum Suite {
     /// The bundled digits: metric learning, closed-set and zero-shot, and directed retrieval. Minutes.
     Quick,
+    /// Metric learning on MNIST, Fashion-MNIST, CIFAR-10, SVHN and STL-10. Some 20 minutes for three of them.
+    Paper,
 }

@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 6] = [
     &["bregman"],
     &["dml-loss", "dml-retrieval", "dml-data"],
     &["dml"],
-    &["xtask"],
+    &["xtask", "fuzz"],
 ];
 /// Macros that mark unfinished work.
 const UNFINISHED: [&str; 3] = ["todo", "unimplemented", "dbg"];

@@ -41,10 +41,16 @@ pub(crate) fn write_checked(
     aside.as_file().sync_all().map_err(Error::io(path, "sync this file"))?;
     check(aside.path())?;
     aside.persist(path).map_err(|e| Error::io(path, "rename the finished file into place")(e.error))?;
-    if let Ok(folder) = File::open(folder) {
-        let _ = folder.sync_all(); // makes the rename durable where folders can be synced
-    }
+    sync_folder(path);
     Ok(())
+}
+
+/// Makes a rename to `path` durable where folders can be synced.
+pub(crate) fn sync_folder(path: &Path) {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Ok(folder) = File::open(folder.unwrap_or(Path::new("."))) {
+        let _ = folder.sync_all();
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,21 @@ use crate::{Error, ImageSet, Manifest, Part, Result};
 /// The environment variable that names a folder of datasets, one folder per dataset, to look in first.
 pub const DATA_DIR_VARIABLE: &str = "DML_DATA_DIR";
 
+/// The folder where datasets are kept, one folder per dataset: the one that `DML_DATA_DIR` names, else `data` of the
+/// workspace this crate was built from, else `data` where the program runs.
+///
+/// # Examples
+/// ```
+/// let folder = dml_data::data_dir();
+/// assert!(std::env::var_os("DML_DATA_DIR").is_some() || folder.ends_with("data"));
+/// ```
+pub fn data_dir() -> PathBuf {
+    let chosen = std::env::var_os(DATA_DIR_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
+    let workspace = workspace.filter(|root| root.join("datasets/manifest.toml").is_file());
+    chosen.unwrap_or_else(|| workspace.unwrap_or(Path::new("")).join("data"))
+}
+
 /// MNIST-5k: 5,000 real digits, 500 a class, 28×28, in order of class. `datasets/mnist-5k/README.md` tells
 /// where they come from.
 ///

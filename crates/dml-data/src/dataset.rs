@@ -1,10 +1,10 @@
 //! Labelled images in memory, and batches of them as tensors.
 
-use std::path::Path;
+use std::{borrow::Cow, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::{Error, Result, Split, TrainSize, format::idx, split};
+use crate::{Error, Item, Result, Source, Split, TrainSize, format::idx, split};
 
 /// What [`ImageSet::tensor`] does to a pixel p ∈ 0 … 255 of channel k: (p / 255 − mean\[k\]) / std\[k\].
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +67,7 @@ pub struct ImageSet {
     shape: [usize; 3],
     labels: Vec<u32>,
     class_names: Vec<String>,
+    groups: Option<Vec<u32>>,
     normalization: Normalization,
 }
 
@@ -100,7 +101,24 @@ impl ImageSet {
             return Err(argument("labels", format!("{} at position {i}", labels[i]), expected));
         }
         let normalization = Normalization { mean: vec![0.0; shape[0]], std: vec![1.0; shape[0]] };
-        Ok(Self { images, shape, labels, class_names, normalization })
+        Ok(Self { images, shape, labels, class_names, groups: None, normalization })
+    }
+
+    /// The same set with what each image's class belongs to: super-classes, alphabets.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless there is one group an image.
+    pub fn with_groups(mut self, groups: Vec<u32>) -> Result<Self> {
+        if groups.len() != self.len() {
+            return Err(Error::Argument {
+                op: "ImageSet::with_groups",
+                arg: "groups",
+                got: format!("{} groups", groups.len()),
+                expected: format!("{}, one an image", self.len()),
+            });
+        }
+        self.groups = Some(groups);
+        Ok(self)
     }
 
     /// Grey images from a pair of IDX files.
@@ -339,6 +357,32 @@ impl ImageSet {
             }
         }
         out
+    }
+}
+
+impl Source for ImageSet {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn labels(&self) -> &[u32] {
+        self.labels()
+    }
+
+    fn class_names(&self) -> &[String] {
+        self.class_names()
+    }
+
+    fn groups(&self) -> Option<&[u32]> {
+        self.groups.as_deref()
+    }
+
+    fn item(&self, index: usize) -> Result<Item<'_>> {
+        let [channels, height, width] = self.shape;
+        self.check_indices("ImageSet::item", &[index])?;
+        let size = self.image_bytes();
+        let pixels = Cow::Borrowed(&self.images[index * size..(index + 1) * size]);
+        Ok(Item::Raw { pixels, channels, height, width })
     }
 }
 

@@ -31,6 +31,40 @@ pub enum Error {
         /// What to do.
         remedy: &'static str,
     },
+    /// An archive, or a file in it, that cannot be read.
+    #[error("{}: {member}: {why}; {remedy}", path.display())]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// The file in it.
+        member: String,
+        /// What is wrong with it.
+        why: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A line of a text file that is not what its format asks for.
+    #[error("{}:{line}: {why}; {remedy}", path.display())]
+    Line {
+        /// The file, or archive and file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// What was found and what was expected there.
+        why: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A folder that does not hold what it should.
+    #[error("{}: {why}; {remedy}", path.display())]
+    Folder {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// Images and labels that do not belong together.
     #[error(
         "{} holds {n_images} images, {} holds {n_labels} labels; take both files from the same part of the \
@@ -45,6 +79,42 @@ pub enum Error {
         labels: PathBuf,
         /// How many it holds.
         n_labels: usize,
+    },
+    /// A picture that cannot be decoded.
+    #[error("{name} {why}; fetch the file again or leave it out")]
+    Decode {
+        /// The file, or archive and member.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An image that could not be brought into a batch; what was wrong follows in the source chain.
+    #[error("image {index} ({name}): {source}")]
+    Image {
+        /// Its index in the set.
+        index: usize,
+        /// Its file, or `raw pixels`.
+        name: String,
+        /// What was wrong.
+        source: Box<Error>,
+    },
+    /// A loader's worker that panicked: a mistake in a source or a transform.
+    #[error(
+        "image {index} ({name}): a worker of the loader panicked: {message}; leave the image out, and report this"
+    )]
+    Panicked {
+        /// The index of the image it worked on.
+        index: usize,
+        /// Its file, `raw pixels`, or that it was not read yet.
+        name: String,
+        /// What the panic said.
+        message: String,
+    },
+    /// A thread that the system refuses to start.
+    #[error("cannot start a thread; use fewer workers, or end other programs")]
+    Thread {
+        /// The system's reason.
+        source: std::io::Error,
     },
     /// An argument that makes no sense.
     #[error("{op}: `{arg}` is {got}, expected {expected}")]
@@ -112,7 +182,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What was compared, e.g. `content sha256`.
-        what: &'static str,
+        what: String,
         /// What the file has.
         got: String,
         /// What it should have.

@@ -62,11 +62,14 @@ fn rebuilt(
         let (images, labels) = match file.part {
             Part::Train => (&set.train_images, &set.train_labels),
             Part::Test => (&set.test_images, &set.test_labels),
-            Part::All => return Err(format!("{}: the hub has it in two parts", file.name)),
+            Part::All | Part::Unlabelled => {
+                return Err(format!("{}: the hub has training and test part only", file.name));
+            }
         };
         let content = match file.holds {
-            Holds::Images => square_images(images),
-            Holds::Labels => flat_labels(labels),
+            Some(Holds::Images) => square_images(images),
+            Some(Holds::Labels) => flat_labels(labels),
+            None => return Err(format!("{}: is no IDX file", file.name)),
         };
         let content = content.map_err(|e| format!("{} cannot be rebuilt ({e})", file.name))?;
         let path = folder.path().join(&file.name);

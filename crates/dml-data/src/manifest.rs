@@ -1,13 +1,13 @@
 //! `datasets/manifest.toml`: what datasets there are, how each file is verified, what it may be used for.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
 
-use crate::{Error, ImageSet, Result};
+use crate::{Error, ImageSet, Result, archive::Packing};
 
 /// The datasets that are known.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -35,8 +35,21 @@ pub struct Dataset {
     pub license: String,
     /// The citation key of its paper.
     pub citation: String,
-    /// The names of its classes, in the order of their labels.
+    /// The page where its authors, or keepers, offer it.
+    pub homepage: String,
+    /// The names of its classes, in the order of their labels; empty where its files name them.
+    #[serde(default)]
     pub classes: Vec<String>,
+    /// How many classes it has, where their names are not listed.
+    pub n_classes: Option<usize>,
+    /// How many images each of its parts has when it is complete.
+    pub images: BTreeMap<Part, usize>,
+    /// How its classes are divided for zero-shot retrieval; `None` where its parts are already class-disjoint.
+    pub zero_shot: Option<ZeroShot>,
+    /// The set of which this is a part only.
+    pub partial_of: Option<String>,
+    /// Which part, in words that a report can repeat.
+    pub partial: Option<String>,
     /// Where the Hugging Face hub has it.
     pub hub: Option<Hub>,
     /// Its files.
@@ -46,11 +59,39 @@ pub struct Dataset {
 
 /// A format of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Format {
     /// Pairs of IDX files; see [`crate::format::idx`].
     Idx,
+    /// The binary version of CIFAR-10; see [`crate::format::cifar`].
+    Cifar10,
+    /// The binary version of CIFAR-100; see [`crate::format::cifar`].
+    Cifar100,
+    /// SVHN, cropped digits in MAT-files; see [`crate::format::mat`].
+    Svhn,
+    /// The binary version of STL-10; see [`crate::format::stl10`].
+    Stl10,
+    /// Omniglot, zip archives of PNG files.
+    Omniglot,
+    /// CUB-200-2011, an archive of JPEG files and lists.
+    Cub200,
+    /// Cars196, an archive of JPEG files and a MAT-file of annotations.
+    Cars196,
+    /// Stanford Online Products, a zip archive of JPEG files and lists.
+    Sop,
+    /// In-shop Clothes Retrieval, a zip archive of JPEG files, and lists.
+    Inshop,
+}
+
+/// Which classes a zero-shot protocol trains on; it tests on the others.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum ZeroShot {
+    /// The first so many classes, in the order of their labels.
+    TrainClasses(u32),
+    /// The classes of these groups, by name.
+    TrainGroups(Vec<String>),
 }
 
 /// A copy on the Hugging Face hub.
@@ -77,14 +118,17 @@ pub enum HubReader {
 }
 
 /// The part of a dataset that a file belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Part {
     /// The part its authors train on.
     Train,
     /// The part its authors test on.
     Test,
-    /// All of a dataset that comes undivided.
+    /// Images without labels.
+    Unlabelled,
+    /// All of a dataset that comes undivided, or in one archive.
+    #[default]
     All,
 }
 
@@ -98,32 +142,65 @@ pub enum Holds {
     Labels,
 }
 
-/// A file and what is known to verify it. `content_*` describe the unpacked file, `archive_*` the `.gz` as its
-/// authors published it. At least one checksum is there, in lower-case hexadecimal.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// A file and what is known to verify it: `content_*` and `members` describe what is in it, `archive_*` the packed
+/// file as its authors published it. Checksums are in lower-case hexadecimal; MD5 guards against accidents, not
+/// against malice.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataFile {
     /// Its name, without folder.
     pub name: String,
     /// The part it belongs to.
+    #[serde(default)]
     pub part: Part,
-    /// What it holds.
-    pub holds: Holds,
+    /// What it holds, for formats that keep images and labels apart.
+    pub holds: Option<Holds>,
     /// Where its authors, or mirrors, publish it.
     #[serde(default)]
     pub urls: Vec<String>,
-    /// The length of the content.
-    pub content_bytes: u64,
-    /// The SHA-256 of the content.
+    /// The length of the content, of one packed file or of one that is not packed.
+    pub content_bytes: Option<u64>,
+    /// The SHA-256 of that content.
     pub content_sha256: Option<String>,
-    /// The MD5 of the content: guards against accidents, not against malice.
+    /// The MD5 of that content.
     pub content_md5: Option<String>,
+    /// For an archive of several files: the SHA-256 of the lines `SHA256  PATH` of all of them, sorted by path.
+    pub content_tree_sha256: Option<String>,
+    /// For an archive of several files: those that are read from it.
+    #[serde(default, rename = "member")]
+    pub members: Vec<Member>,
     /// The length of the published archive.
     pub archive_bytes: Option<u64>,
     /// The SHA-256 of the published archive.
     pub archive_sha256: Option<String>,
     /// The MD5 of the published archive.
     pub archive_md5: Option<String>,
+    /// Says that no checksum of the content is known.
+    pub content: Option<Unknown>,
+    /// Says that no checksum of the archive is known.
+    pub archive: Option<Unknown>,
+}
+
+/// A file in an archive.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Its path in the archive.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Its SHA-256.
+    pub sha256: Option<String>,
+    /// Its MD5.
+    pub md5: Option<String>,
+}
+
+/// The admission that something is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unknown {
+    /// Nobody is known to publish it.
+    Unknown,
 }
 
 impl Manifest {
@@ -137,7 +214,9 @@ impl Manifest {
     /// assert_eq!(manifest.get("fashion-mnist")?.classes[9], "Ankle boot");
     /// assert_eq!(
     ///     manifest.get("mnits").unwrap_err().to_string(),
-    ///     "dataset `mnits` is not in the manifest; known are mnist-5k, mnist, fashion-mnist, kmnist"
+    ///     "dataset `mnits` is not in the manifest; known are mnist-5k, mnist, fashion-mnist, kmnist, cifar10, \
+    ///      cifar100, svhn, stl10, omniglot, cub200, cars196, sop, inshop, fashion-mnist-20k, cifar10-5k-jpeg, \
+    ///      omniglot-small1"
     /// );
     /// # Ok::<(), dml_data::Error>(())
     /// ```
@@ -189,10 +268,48 @@ impl Manifest {
             if !names.insert(name) {
                 return Err(format!("dataset `{name}` is listed twice; rename or remove one"));
             }
-            if dataset.classes.is_empty() {
-                return Err(format!(
-                    "dataset `{name}` has no classes; name them in the order of their labels"
-                ));
+            match (dataset.classes.len(), dataset.n_classes) {
+                (0, None | Some(0)) => {
+                    return Err(format!(
+                        "dataset `{name}` has no classes; name them in the order of their labels, or give n_classes"
+                    ));
+                }
+                (1.., Some(_)) => {
+                    return Err(format!("dataset `{name}` has classes and n_classes; remove n_classes"));
+                }
+                _ => {}
+            }
+            if dataset.images.is_empty() || dataset.images.values().any(|&n| n == 0) {
+                return Err(format!("dataset `{name}`: images needs a count above 0 for each part"));
+            }
+            match &dataset.zero_shot {
+                Some(ZeroShot::TrainClasses(n)) if *n == 0 || *n as usize >= dataset.n_classes() => {
+                    let most = dataset.n_classes() - 1;
+                    return Err(format!(
+                        "dataset `{name}`: zero_shot.train_classes is {n}, expected 1 to {most}, so that others are \
+                         left to test on"
+                    ));
+                }
+                Some(ZeroShot::TrainGroups(groups)) if groups.is_empty() => {
+                    return Err(format!("dataset `{name}`: zero_shot.train_groups is empty; name some"));
+                }
+                _ => {}
+            }
+            match (&dataset.partial_of, &dataset.partial) {
+                (None, None) => {}
+                (Some(whole), Some(_)) => {
+                    let known = self.datasets.iter().find(|d| d.name == *whole);
+                    if known.is_none_or(|whole| whole.partial_of.is_some()) {
+                        return Err(format!(
+                            "dataset `{name}`: partial_of is `{whole}`, expected a complete set of this manifest"
+                        ));
+                    }
+                }
+                _ => {
+                    return Err(format!(
+                        "dataset `{name}` needs both partial_of and partial, or neither: say which part it is"
+                    ));
+                }
             }
             if let Some(hub) = &dataset.hub
                 && hub.repo.split('/').filter(|part| !part.is_empty()).count() != 2
@@ -206,10 +323,10 @@ impl Manifest {
                     return Err(format!("dataset `{name}` lists `{}` twice; remove one", file.name));
                 }
             }
-            for file in &dataset.files {
+            for file in dataset.files.iter().filter(|_| dataset.format == Format::Idx) {
                 let pair =
                     |holds| dataset.files.iter().filter(|f| f.part == file.part && f.holds == holds).count();
-                if pair(Holds::Images) != 1 || pair(Holds::Labels) != 1 {
+                if pair(Some(Holds::Images)) != 1 || pair(Some(Holds::Labels)) != 1 {
                     let part = file.part.as_str();
                     return Err(format!(
                         "dataset `{name}`: part `{part}` needs one file of images and one of labels"
@@ -217,7 +334,7 @@ impl Manifest {
                 }
             }
             if dataset.files.is_empty() {
-                return Err(format!("dataset `{name}` has no files; list at least images and labels"));
+                return Err(format!("dataset `{name}` has no files; list them"));
             }
         }
         Ok(())
@@ -225,13 +342,14 @@ impl Manifest {
 }
 
 impl Dataset {
-    /// The images and labels of `part` out of `folder`, which holds this dataset's files.
+    /// The images and labels of `part` out of `folder`, which holds this dataset's IDX files. Sets of other formats
+    /// are opened by [`benchmark`](crate::benchmark()).
     ///
     /// # Errors
-    /// [`Error::Argument`] when the dataset has no such part; else as [`ImageSet::from_idx`].
+    /// [`Error::Argument`] when the dataset has no such part in IDX files; else as [`ImageSet::from_idx`].
     pub fn load(&self, folder: &Path, part: Part) -> Result<ImageSet> {
         let path = |holds| -> Result<PathBuf> {
-            let file = self.files.iter().find(|f| f.part == part && f.holds == holds);
+            let file = self.files.iter().find(|f| f.part == part && f.holds == Some(holds));
             file.map(|f| folder.join(&f.name)).ok_or_else(|| Error::Argument {
                 op: "Dataset::load",
                 arg: "part",
@@ -242,9 +360,14 @@ impl Dataset {
         ImageSet::from_idx(path(Holds::Images)?, path(Holds::Labels)?, self.classes.clone())
     }
 
-    /// The length of all files, unpacked.
-    pub fn content_bytes(&self) -> u64 {
-        self.files.iter().map(|f| f.content_bytes).sum()
+    /// The number of classes.
+    pub fn n_classes(&self) -> usize {
+        self.n_classes.unwrap_or(self.classes.len())
+    }
+
+    /// What is to be downloaded, where the length of every file is known.
+    pub fn download_bytes(&self) -> Option<u64> {
+        self.files.iter().map(|f| f.archive_bytes.or(f.content_bytes)).sum()
     }
 
     fn parts(&self) -> Vec<&'static str> {
@@ -260,6 +383,7 @@ impl Part {
         match self {
             Self::Train => "train",
             Self::Test => "test",
+            Self::Unlabelled => "unlabelled",
             Self::All => "all",
         }
     }
@@ -273,23 +397,57 @@ impl DataFile {
         let checksums = [
             ("content_sha256", &self.content_sha256, 64),
             ("content_md5", &self.content_md5, 32),
+            ("content_tree_sha256", &self.content_tree_sha256, 64),
             ("archive_sha256", &self.archive_sha256, 64),
             ("archive_md5", &self.archive_md5, 32),
         ];
         for (field, value, digits) in checksums {
-            if let Some(value) = value
-                && (value.len() != digits || value.bytes().any(|b| !matches!(b, b'0'..=b'9' | b'a'..=b'f')))
-            {
-                return Err(format!("{field} is `{value}`, expected {digits} lower-case hexadecimal digits"));
+            is_checksum(field, value, digits)?;
+        }
+        for member in &self.members {
+            is_checksum(&format!("sha256 of member `{}`", member.name), &member.sha256, 64)?;
+            is_checksum(&format!("md5 of member `{}`", member.name), &member.md5, 32)?;
+            if member.sha256.is_none() && member.md5.is_none() {
+                return Err(format!("member `{}` has no checksum; give its sha256", member.name));
             }
         }
-        if checksums.iter().all(|(_, value, _)| value.is_none()) {
-            return Err("there is no checksum; give content_sha256".into());
+        let several = Packing::of(&self.name).is_some();
+        let plain = self.content_sha256.is_some() || self.content_md5.is_some();
+        let inside = self.content_tree_sha256.is_some() || !self.members.is_empty();
+        if (several && (plain || self.content_bytes.is_some())) || (!several && inside) {
+            return Err(
+                "content_bytes, content_sha256 and content_md5 describe one file, content_tree_sha256 and \
+                        member an archive of several; give those that fit the name"
+                    .into(),
+            );
         }
-        if self.content_bytes == 0 {
-            return Err("content_bytes is 0; give the length of the unpacked file".into());
+        if (plain || inside) == self.content.is_some() {
+            return Err("give a checksum of the content, or say `content = \"unknown\"`".into());
+        }
+        let archive = self.archive_sha256.is_some() || self.archive_md5.is_some();
+        if archive && self.archive.is_some() {
+            return Err("there is a checksum of the archive; remove `archive = \"unknown\"`".into());
+        }
+        if self.content.is_some() && !archive && self.archive.is_none() {
+            return Err("there is no checksum; give content_sha256, or say `archive = \"unknown\"`".into());
+        }
+        // How far a gzip stream may go must be known.
+        let needed = plain && self.name.ends_with(".gz");
+        if self.content_bytes == Some(0) || (needed && self.content_bytes.is_none()) {
+            return Err("content_bytes is missing or 0; give the length of the unpacked file".into());
         }
         Ok(())
+    }
+}
+
+fn is_checksum(field: &str, value: &Option<String>, digits: usize) -> std::result::Result<(), String> {
+    match value {
+        Some(value)
+            if value.len() != digits || value.bytes().any(|b| !matches!(b, b'0'..=b'9' | b'a'..=b'f')) =>
+        {
+            Err(format!("{field} is `{value}`, expected {digits} lower-case hexadecimal digits"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -310,7 +468,9 @@ title = "Tiny"
 format = "idx"
 license = "MIT"
 citation = "nobody2020"
+homepage = "https://example.org"
 classes = ["a", "b"]
+images = { all = 2 }
 hub = { repo = "owner/tiny", reader = "files" }
 [[dataset.file]]
 name = "images.gz"
@@ -323,6 +483,7 @@ name = "labels.gz"
 part = "all"
 holds = "labels"
 content_bytes = 10
+content = "unknown"
 archive_md5 = "0123456789abcdef0123456789abcdef"
 "#;
 
@@ -333,16 +494,37 @@ archive_md5 = "0123456789abcdef0123456789abcdef"
     #[test]
     fn the_manifest_of_the_workspace_is_sound() -> Result<()> {
         let manifest = Manifest::builtin()?;
-        let names: Vec<_> = manifest.datasets.iter().map(|d| d.name.as_str()).collect();
-        assert_eq!(names, ["mnist-5k", "mnist", "fashion-mnist", "kmnist"]);
+        assert_eq!(manifest.datasets.len(), 16);
         for dataset in &manifest.datasets {
-            assert_eq!(dataset.classes.len(), 10);
-            for file in dataset.files.iter().filter(|_| !dataset.bundled) {
-                let n: u64 = if file.part == Part::Train { 60_000 } else { 10_000 };
-                let expected = if file.holds == Holds::Images { 16 + 784 * n } else { 8 + n };
-                assert_eq!(file.content_bytes, expected, "{} {}", dataset.name, file.name);
+            let name = &dataset.name;
+            assert!(dataset.homepage.starts_with("http"), "{name}");
+            for file in &dataset.files {
+                for url in &file.urls {
+                    // The file is found under its own name, so that a mirror can keep it so.
+                    let last = url.rsplit('/').next().unwrap_or_default();
+                    assert_eq!(last.split('?').next(), Some(&*file.name), "{name}");
+                    assert!(url.starts_with("http://") || url.starts_with("https://"), "{url}");
+                }
             }
+            for file in dataset.files.iter().filter(|_| dataset.format == Format::Idx) {
+                let n = dataset.images[&file.part] as u64;
+                let expected = if file.holds == Some(Holds::Images) { 16 + 784 * n } else { 8 + n };
+                assert_eq!(file.content_bytes, Some(expected), "{name} {}", file.name);
+            }
+            let unknown = |f: &DataFile| f.content.is_some() && f.archive.is_some();
+            let unverified: Vec<_> = dataset.files.iter().filter(|f| unknown(f)).collect();
+            assert_eq!(unverified.len(), if name == "inshop" { 3 } else { 0 }, "{name}");
         }
+        // The lengths of members are those of so many records.
+        let bytes = |set: &str, part: &str| -> Result<u64> {
+            let members = manifest.get(set)?.files.iter().flat_map(|f| &f.members);
+            Ok(members.filter(|m| m.name.contains(part)).map(|m| m.bytes).sum())
+        };
+        assert_eq!(bytes("cifar10", "data_batch")?, 50_000 * 3073);
+        assert_eq!(bytes("cifar10", "test_batch")?, 10_000 * 3073);
+        assert_eq!(bytes("cifar100", "train.bin")?, 50_000 * 3074);
+        assert_eq!(bytes("stl10", "unlabeled_X")?, 100_000 * 27_648);
+        assert_eq!(bytes("cifar10-5k-jpeg", "data_batch")?, 5_000 * 3073);
         Ok(())
     }
 
@@ -357,7 +539,8 @@ archive_md5 = "0123456789abcdef0123456789abcdef"
             ),
             (
                 ("content_md5 = \"0123456789abcdef0123456789abcdef\"", ""),
-                "m.toml: dataset `tiny`, file `images.gz`: there is no checksum; give content_sha256",
+                "m.toml: dataset `tiny`, file `images.gz`: give a checksum of the content, or say `content = \
+                 \"unknown\"`",
             ),
             (
                 ("content_md5 = \"0123456789abcdef", "content_md5 = \"0123456789ABCDEF"),
@@ -374,14 +557,44 @@ archive_md5 = "0123456789abcdef0123456789abcdef"
             ),
             (
                 ("\"a\", \"b\"", ""),
-                "m.toml: dataset `tiny` has no classes; name them in the order of their labels",
+                "m.toml: dataset `tiny` has no classes; name them in the order of their labels, or give n_classes",
             ),
             (("owner/tiny", "tiny"), "m.toml: dataset `tiny`: hub.repo `tiny` is not `owner/name`"),
             (
                 ("content_bytes = 20", "content_bytes = 0"),
-                "m.toml: dataset `tiny`, file `images.gz`: content_bytes is 0; give the length of the unpacked \
-                 file",
+                "m.toml: dataset `tiny`, file `images.gz`: content_bytes is missing or 0; give the length of the \
+                 unpacked file",
             ),
+            (
+                ("archive_md5 = \"0123456789abcdef0123456789abcdef\"", ""),
+                "m.toml: dataset `tiny`, file `labels.gz`: there is no checksum; give content_sha256, or say \
+                 `archive = \"unknown\"`",
+            ),
+            (
+                ("content_bytes = 10", "archive = \"unknown\""),
+                "m.toml: dataset `tiny`, file `labels.gz`: there is a checksum of the archive; remove `archive = \
+                 \"unknown\"`",
+            ),
+            (
+                ("images.gz", "images.tar.gz"),
+                "m.toml: dataset `tiny`, file `images.tar.gz`: content_bytes, content_sha256 and content_md5 \
+                 describe one file, content_tree_sha256 and member an archive of several; give those that fit the \
+                 name",
+            ),
+            (
+                ("images = {", "partial_of = \"tiny\"\nimages = {"),
+                "m.toml: dataset `tiny` needs both partial_of and partial, or neither: say which part it is",
+            ),
+            (
+                ("images = {", "partial_of = \"x\"\npartial = \"half\"\nimages = {"),
+                "m.toml: dataset `tiny`: partial_of is `x`, expected a complete set of this manifest",
+            ),
+            (
+                ("images = {", "zero_shot = { train_classes = 2 }\nimages = {"),
+                "m.toml: dataset `tiny`: zero_shot.train_classes is 2, expected 1 to 1, so that others are left to \
+                 test on",
+            ),
+            (("all = 2", "all = 0"), "m.toml: dataset `tiny`: images needs a count above 0 for each part"),
         ];
         for ((from, to), message) in cases {
             assert_eq!(parse(&GOOD.replacen(from, to, 1)).unwrap_err().to_string(), message);

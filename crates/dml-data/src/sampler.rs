@@ -1,9 +1,22 @@
 //! Which images make up a batch: the trait, and the endless, resumable sequence of batches.
 
+mod class_balanced;
+mod deck;
+mod fixed_triplets;
+mod hierarchical;
 mod m_per_class;
+mod p_by_k;
+mod sequential;
+mod shard;
 mod shuffled;
 
+pub use class_balanced::ClassBalanced;
+pub use fixed_triplets::FixedTriplets;
+pub use hierarchical::{Hierarchical, HierarchicalConfig};
 pub use m_per_class::{MPerClass, MPerClassConfig};
+pub use p_by_k::PByK;
+pub use sequential::Sequential;
+pub use shard::{Shard, ShardOf};
 pub use shuffled::{Shuffled, Tail};
 
 use rand::SeedableRng;
@@ -84,6 +97,14 @@ impl<S: Sampler> Batches<S> {
     pub fn sampler(&self) -> &S {
         &self.sampler
     }
+
+    /// The same sequence, whatever its sampler.
+    pub fn boxed(self) -> Batches<Box<dyn Sampler>>
+    where
+        S: 'static,
+    {
+        Batches { sampler: Box::new(self.sampler), state: self.state, current: self.current }
+    }
 }
 
 impl<S: Sampler> Iterator for Batches<S> {
@@ -103,6 +124,16 @@ impl<S: Sampler> Iterator for Batches<S> {
     }
 }
 
+impl<S: Sampler + ?Sized> Sampler for std::sync::Arc<S> {
+    fn batches_per_epoch(&self) -> usize {
+        (**self).batches_per_epoch()
+    }
+
+    fn epoch(&self, epoch: u64) -> Vec<Vec<usize>> {
+        (**self).epoch(epoch)
+    }
+}
+
 impl<S: Sampler + ?Sized> Sampler for Box<S> {
     fn batches_per_epoch(&self) -> usize {
         (**self).batches_per_epoch()
@@ -110,6 +141,18 @@ impl<S: Sampler + ?Sized> Sampler for Box<S> {
 
     fn epoch(&self, epoch: u64) -> Vec<Vec<usize>> {
         (**self).epoch(epoch)
+    }
+}
+
+/// There is at least one index, and each is one of a label.
+fn check_indices(op: &'static str, labels: &[u32], indices: &[usize]) -> Result<()> {
+    if indices.is_empty() {
+        let (got, expected) = ("empty".to_owned(), "at least one index".to_owned());
+        return Err(Error::Argument { op, arg: "indices", got, expected });
+    }
+    match indices.iter().position(|&i| i >= labels.len()) {
+        Some(position) => Err(Error::Index { op, position, index: indices[position], len: labels.len() }),
+        None => Ok(()),
     }
 }
 

@@ -1,7 +1,10 @@
 //! MNIST-5k against values that another reader (Python's gzip and struct) took from its source.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device};
-use dml_data::{Batches, Loader, MPerClass, MPerClassConfig, Result, TrainSize, bundled};
+use dml_data::transform::Pipeline;
+use dml_data::{Batches, Loader, LoaderConfig, MPerClass, MPerClassConfig, Result, TrainSize, bundled};
 
 #[test]
 fn counts_labels_and_pixels() -> Result<()> {
@@ -53,7 +56,8 @@ fn split_and_draw_a_batch() -> Result<()> {
     let digits = digits.normalized_by(&split.train)?;
     let config = MPerClassConfig { classes: 10, per_class: 8, ..Default::default() };
     let sampler = MPerClass::new(digits.labels(), &split.train, config, 0)?;
-    let mut loader = Loader::new(&digits, Batches::new(sampler), DType::F32, &Device::Cpu);
+    let (digits, pipeline) = (Arc::new(digits.clone()), Pipeline::from(&digits));
+    let mut loader = Loader::new(digits.clone(), Batches::new(sampler), pipeline, LoaderConfig::default())?;
     for batch in loader.by_ref().take(50) {
         let batch = batch?;
         assert_eq!(batch.images.dims(), [80, 1, 28, 28]);

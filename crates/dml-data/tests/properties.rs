@@ -1,9 +1,11 @@
 //! Laws of splits, samplers and the IDX format, over random labels and sizes.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use dml_data::{
-    Batches, MPerClass, MPerClassConfig, Sampler, Shuffled, Tail, TrainSize,
+    Batches, ClassBalanced, FixedTriplets, Hierarchical, HierarchicalConfig, MPerClass, MPerClassConfig,
+    PByK, Sampler, Sequential, Shard, ShardOf, Shuffled, Tail, TrainSize,
     format::idx::{self, Idx},
     split,
 };
@@ -154,4 +156,95 @@ fn a_state_of_another_sampler_is_refused() {
         "Batches::resume: `state.batch` is 2, expected below 2, the batches per epoch; resume with the sampler \
          that was saved"
     );
+}
+
+/// One of every kind over all images, batches of at most 4.
+fn every_sampler(labels: &[u32], seed: u64) -> Vec<Box<dyn Sampler>> {
+    let all: Vec<usize> = (0..labels.len()).collect();
+    let groups: Vec<u32> = labels.iter().map(|class| class % 2).collect();
+    let m = MPerClassConfig { classes: 2, per_class: 2, batches_per_epoch: Some(5) };
+    let h = HierarchicalConfig { groups: 1, classes: 2, per_class: 2, batches_per_epoch: Some(5) };
+    let shuffled = || Shuffled::new(&all, 4, Tail::Drop, seed).unwrap();
+    vec![
+        Box::new(MPerClass::new(labels, &all, m, seed).unwrap()),
+        Box::new(PByK::new(labels, &all, 2, 2, seed).unwrap()),
+        Box::new(Hierarchical::new(labels, &groups, &all, h, seed).unwrap()),
+        Box::new(FixedTriplets::new(labels, &all, 10, 3, seed).unwrap()),
+        Box::new(ClassBalanced::new(labels, &all, 4, seed).unwrap()),
+        Box::new(Sequential::new(&all, 4).unwrap()),
+        Box::new(shuffled()),
+        Box::new(Shard::new(shuffled(), ShardOf::Images, 1, 2).unwrap()),
+        Box::new(Shard::new(shuffled(), ShardOf::Batches, 0, 1).unwrap()),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_sampler_is_a_function_of_the_epoch_and_resumes_anywhere(labels in labels(), seed: u64, stop in 0..25usize) {
+        for (sampler, again) in every_sampler(&labels, seed).into_iter().zip(every_sampler(&labels, seed)) {
+            let what = format!("{sampler:?}");
+            for epoch in [0, 1, 7, u64::MAX / 2] {
+                let batches = sampler.epoch(epoch);
+                prop_assert_eq!(batches.len(), sampler.batches_per_epoch(), "{}", &what);
+                prop_assert!(batches.iter().all(|batch| !batch.is_empty()), "{}", &what);
+                prop_assert!(batches.iter().flatten().all(|&i| i < labels.len()), "{}", &what);
+                prop_assert_eq!(&batches, &again.epoch(epoch), "{}", &what);
+            }
+            let whole: Vec<Vec<usize>> = Batches::new(sampler).take(30).collect();
+            let mut first = Batches::new(again);
+            first.by_ref().take(stop).for_each(drop);
+            let state = first.state();
+            let fresh = every_sampler(&labels, seed).into_iter().find(|s| format!("{s:?}") == what).unwrap();
+            let rest: Vec<Vec<usize>> = Batches::resume(fresh, state).unwrap().take(30 - stop).collect();
+            prop_assert_eq!(&rest[..], &whole[stop..], "{}", &what);
+        }
+    }
+
+    #[test]
+    fn p_by_k_deals_every_class_equally_often(labels in labels(), seed: u64, p in 1..6usize, k in 1..4usize) {
+        let all: Vec<usize> = (0..labels.len()).collect();
+        let classes = counts(&labels, &all).len();
+        prop_assume!(p <= classes);
+        let sampler = PByK::new(&labels, &all, p, k, seed).unwrap();
+        let epoch = sampler.epoch(3);
+        for batch in &epoch {
+            let in_batch = counts(&labels, batch);
+            prop_assert_eq!(in_batch.len(), p);
+            prop_assert!(in_batch.values().all(|&n| n == k));
+        }
+        let dealt = counts(&labels, &epoch.concat());
+        prop_assert_eq!(dealt.len(), classes);
+        prop_assert!(dealt.values().all(|&n| n == epoch.len() * p * k / classes));
+    }
+
+    #[test]
+    fn class_balance_holds_to_within_one_image(labels in labels(), seed: u64, batch in 1..9usize) {
+        let all: Vec<usize> = (0..labels.len()).collect();
+        let sampler = ClassBalanced::new(&labels, &all, batch, seed).unwrap();
+        let dealt = counts(&labels, &sampler.epoch(5).concat());
+        let of = |class: &u32| dealt.get(class).copied().unwrap_or(0);
+        let all_classes = counts(&labels, &all);
+        let (least, most) = (all_classes.keys().map(of).min(), all_classes.keys().map(of).max());
+        prop_assert!(most.unwrap() - least.unwrap() <= 1, "{:?}", dealt);
+    }
+
+    #[test]
+    fn a_hierarchical_batch_keeps_to_its_super_classes(labels in labels(), seed: u64) {
+        let all: Vec<usize> = (0..labels.len()).collect();
+        let groups: Vec<u32> = labels.iter().map(|class| class / 6).collect(); // two classes each
+        let n = groups.iter().collect::<BTreeSet<_>>().len();
+        let config = HierarchicalConfig { groups: n.min(2), classes: 2, per_class: 2, batches_per_epoch: Some(9) };
+        for batch in Hierarchical::new(&labels, &groups, &all, config, seed).unwrap().epoch(1) {
+            prop_assert_eq!(batch.len(), 4 * n.min(2));
+            for part in batch.chunks(4) {
+                prop_assert!(part.iter().all(|&i| groups[i] == groups[part[0]]));
+                let there = counts(&labels, part).len();
+                let whole = all.iter().filter(|&&i| groups[i] == groups[part[0]]);
+                let classes = whole.map(|&i| labels[i]).collect::<BTreeSet<_>>().len();
+                prop_assert_eq!(there, classes.min(2));
+            }
+        }
+    }
 }

@@ -22,12 +22,17 @@ pub use error::{Error, Result};
 pub use method::Method;
 pub use optimizer::{Clipping, Optimizer, OptimizerConfig, UpdateRule};
 pub use parameter::{Group, Parameter};
-pub use train::{Task, TrainConfig, Watch, train};
+pub use train::{Elapsed, Task, TrainConfig, Watch, train};
 
 /// The example of the workspace's README, tested.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// The examples of `dml-data`'s README, tested here because one of them trains.
+#[cfg(doctest)]
+#[doc = include_str!("../../dml-data/README.md")]
+struct DataReadme;
 
 /// The generator that the guide writes, tested.
 #[cfg(doctest)]

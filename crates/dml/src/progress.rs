@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::Elapsed;
+
 /// The bars of a suite: one over all steps, one for each run under way.
 #[derive(Debug)]
 pub(crate) struct Progress {
@@ -81,9 +83,13 @@ impl Line<'_> {
         self.progress.total.inc((step as u64).saturating_sub(before));
     }
 
-    /// The run is over.
-    pub fn done(self, message: &str, wall_s: f64) {
+    /// The run is over; it trained for so long, in part waiting for data.
+    pub fn done(self, message: &str, wall_s: f64, trained: &Elapsed) {
         self.bar.finish_and_clear();
-        self.progress.finish_run(&self.id, &format!("{message}  ({wall_s:.1} s)"));
+        let waiting = match trained.wall_s {
+            0.0 => String::new(),
+            _ => format!(", {:.1} % of training waited for data", 100.0 * trained.waiting()),
+        };
+        self.progress.finish_run(&self.id, &format!("{message}  ({wall_s:.1} s{waiting})"));
     }
 }

@@ -7,16 +7,19 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tracing::{info, info_span};
 
 use crate::progress::Progress;
-use crate::{Error, Result, Watch, atomic};
+use crate::{Elapsed, Error, Result, Watch, atomic};
 
+mod metric;
+pub mod paper;
+mod paper_report;
 mod pca;
 pub mod quick;
 mod quick_report;
@@ -83,6 +86,7 @@ pub struct SuiteOptions<'a> {
 struct Stored {
     fingerprint: String,
     wall_s: f64,
+    data_wait_s: f64,
     record: Record,
 }
 
@@ -95,6 +99,8 @@ pub struct Finished {
     pub record: Record,
     /// Seconds it took, in the start that finished it.
     pub wall_s: f64,
+    /// Seconds of these that its steps waited for data.
+    pub data_wait_s: f64,
 }
 
 /// The marker of a suite whose report was written: the next start begins anew.
@@ -105,6 +111,12 @@ const COMPLETE: &str = "complete";
 /// # Errors
 /// [`Error::Interrupted`] when asked to stop; else the first error of a job, after the others' current runs ended.
 pub fn run_jobs(jobs: &[Job<'_>], options: &SuiteOptions<'_>) -> Result<Vec<Finished>> {
+    begin(jobs.iter().map(|job| job.id.as_str()), options)?;
+    go_on(jobs, options)
+}
+
+/// Makes the folder; where the last start ended with a report, forgets the runs of these names.
+fn begin<'a>(ids: impl Iterator<Item = &'a str>, options: &SuiteOptions<'_>) -> Result<()> {
     std::fs::create_dir_all(&options.folder)
         .map_err(|e| file_error(&options.folder, "cannot be made", &e))?;
     let complete = options.folder.join(COMPLETE);
@@ -115,12 +127,17 @@ pub fn run_jobs(jobs: &[Job<'_>], options: &SuiteOptions<'_>) -> Result<Vec<Fini
     }
     if complete.exists() {
         // The last start ended with a report, so this one is a new measurement.
-        for job in jobs {
-            discard(&options.folder.join(&job.id).join("record.toml"))?;
-            discard(&options.folder.join(&job.id).join("checkpoint.safetensors"))?;
+        for id in ids {
+            discard(&options.folder.join(id).join("record.toml"))?;
+            discard(&options.folder.join(id).join("checkpoint.safetensors"))?;
         }
         discard(&complete)?;
     }
+    Ok(())
+}
+
+/// Runs the jobs that are not recorded yet, after [`begin`].
+fn go_on(jobs: &[Job<'_>], options: &SuiteOptions<'_>) -> Result<Vec<Finished>> {
     let program = program_digest();
     let total: usize = jobs.iter().map(|job| job.steps).sum();
     let progress = Progress::new(jobs.len(), total);
@@ -200,28 +217,34 @@ fn run_job(
     (program, &job.id, &job.config).hash(&mut hasher);
     let fingerprint = format!("{:016x}", hasher.finish());
     let path = folder.join("record.toml");
-    if let Some(Stored { wall_s, record, .. }) = read_record(&path, &fingerprint)? {
+    if let Some(Stored { wall_s, data_wait_s, record, .. }) = read_record(&path, &fingerprint)? {
         progress.skip(&job.id, job.steps);
-        return Ok(Finished { id: job.id.clone(), record, wall_s });
+        return Ok(Finished { id: job.id.clone(), record, wall_s, data_wait_s });
     }
     atomic::write(folder.join("config.toml"), &job.config)?;
     let line = progress.start(&job.id, job.steps);
     let checkpoint = folder.join("checkpoint.safetensors");
     let start = Instant::now();
+    let training = Mutex::new(Vec::<Elapsed>::new());
     let watch = Watch {
         checkpoint: Some(checkpoint.clone()),
         fingerprint: fingerprint.clone(),
         stop: Some(options.stop),
         on_step: Some(&|step, loss| line.step(step, loss)),
+        on_end: Some(&|elapsed| training.lock().unwrap_or_else(PoisonError::into_inner).push(elapsed)),
     };
     let record = (job.work)(&watch)?;
     let wall_s = start.elapsed().as_secs_f64();
-    info!(wall_s, "finished");
-    let stored = Stored { fingerprint, wall_s, record };
+    let training = training.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let sum = |f: fn(&Elapsed) -> f64| training.iter().map(f).sum();
+    let trained = Elapsed { wall_s: sum(|e| e.wall_s), data_wait_s: sum(|e| e.data_wait_s) };
+    let data_wait_s = trained.data_wait_s;
+    info!(wall_s, data_wait_s, "finished");
+    let stored = Stored { fingerprint, wall_s, data_wait_s, record };
     atomic::write(&path, to_toml(&stored)?)?;
     discard(&checkpoint)?;
-    line.done(&summary(&stored.record), wall_s);
-    Ok(Finished { id: job.id.clone(), record: stored.record, wall_s })
+    line.done(&summary(&stored.record), wall_s, &trained);
+    Ok(Finished { id: job.id.clone(), record: stored.record, wall_s, data_wait_s })
 }
 
 fn summary(record: &Record) -> String {
@@ -304,7 +327,7 @@ mod tests {
         let losses: Vec<f64> = losses.into_iter().filter(|v| v.is_finite()).collect();
         let values = [("a.b".to_owned(), 0.946_666_666_666_666_7), ("c".to_owned(), f64::INFINITY)].into();
         let record = Record { losses, values, arrays: [("x".to_owned(), vec![0.1, -0.0])].into() };
-        let stored = Stored { fingerprint: "same".to_owned(), wall_s: 1.5, record };
+        let stored = Stored { fingerprint: "same".to_owned(), wall_s: 1.5, data_wait_s: 0.1, record };
         atomic::write(&path, to_toml(&stored)?)?;
         let back = read_record(&path, "same")?.unwrap().record;
         let bits = |values: &[f64]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();

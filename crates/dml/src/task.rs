@@ -4,4 +4,4 @@ mod directed;
 mod metric;
 
 pub use directed::{DirectedConfig, DirectedTask, Histograms, Pairs};
-pub use metric::{MetricConfig, MetricTask, Scores, evaluate, evaluate_euclidean};
+pub use metric::{Images, MetricConfig, MetricTask, Scores, evaluate, evaluate_euclidean};

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,27 @@ pub trait Task {
     /// What model, loss and data return.
     fn calibrate(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// How long its steps have waited for data until now, altogether.
+    fn waited(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// How long the steps of a run took.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Elapsed {
+    /// All of it, seconds.
+    pub wall_s: f64,
+    /// Of that, waiting for data, seconds.
+    pub data_wait_s: f64,
+}
+
+impl Elapsed {
+    /// The share of the time that was waiting for data, 0 to 1.
+    pub fn waiting(&self) -> f64 {
+        if self.wall_s > 0.0 { self.data_wait_s / self.wall_s } else { 0.0 }
     }
 }
 
@@ -62,6 +84,8 @@ pub struct Watch<'a> {
     pub stop: Option<&'a AtomicBool>,
     /// Called after each step with the number of steps done and the loss.
     pub on_step: Option<&'a (dyn Fn(usize, f64) + Sync)>,
+    /// Called once all steps are done with the time of those that this call made.
+    pub on_end: Option<&'a (dyn Fn(Elapsed) + Sync)>,
 }
 
 impl std::fmt::Debug for Watch<'_> {
@@ -88,6 +112,7 @@ pub fn train(task: &dyn Task, config: &TrainConfig, watch: &Watch<'_>) -> Result
     } else {
         info!(step = losses.len(), "resumed");
     }
+    let (start, waited) = (Instant::now(), task.waited());
     for step in losses.len()..config.steps {
         if watch.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             if let Some(checkpoint) = checkpoint.as_ref().filter(|_| step > 0) {
@@ -110,6 +135,15 @@ pub fn train(task: &dyn Task, config: &TrainConfig, watch: &Watch<'_>) -> Result
         if let Some(checkpoint) = checkpoint.as_ref().filter(|_| due && step + 1 < config.steps) {
             checkpoint.save(&optimizer.state(), &losses)?;
         }
+    }
+    let elapsed = Elapsed {
+        wall_s: start.elapsed().as_secs_f64(),
+        data_wait_s: task.waited().saturating_sub(waited).as_secs_f64(),
+    };
+    let Elapsed { wall_s, data_wait_s } = elapsed;
+    info!(steps = config.steps, wall_s, data_wait_s, waiting_percent = 100.0 * elapsed.waiting(), "trained");
+    if let Some(on_end) = watch.on_end {
+        on_end(elapsed);
     }
     Ok(losses)
 }

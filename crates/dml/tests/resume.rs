@@ -73,6 +73,7 @@ fn a_stopped_run_goes_on_as_if_it_never_was() -> Outcome<()> {
             fingerprint: "same".to_owned(),
             stop,
             on_step: Some(&on_step),
+            ..Default::default()
         };
         let mut config = CONFIG;
         if killed {

@@ -1,6 +1,8 @@
 //! The cases: an id each, what is computed, and on what size.
 
+use super::loader::Pictures;
 use super::losses::LOSSES;
+use super::record::TOLERANCE;
 
 /// What a case computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +15,8 @@ pub enum Work {
     HardestTriplet { n: usize, d: usize },
     /// A loss of the catalogue, alone, at its defaults: forward and backward.
     Loss { name: &'static str, n: usize, d: usize },
+    /// An epoch of a loader.
+    Loader(Pictures),
 }
 
 /// What a training step compares embeddings by.
@@ -35,6 +39,16 @@ pub struct Case {
     pub most_repetitions: usize,
 }
 
+impl Case {
+    /// The largest relative difference at which the results of both sides are the same.
+    pub fn tolerance(&self) -> f64 {
+        match self.work {
+            Work::Loader(pictures) => pictures.tolerance(),
+            _ => TOLERANCE,
+        }
+    }
+}
+
 /// All cases, in the order in which they run.
 pub fn all() -> Vec<Case> {
     let case = |group: &str, name: &str, size: &str, work| Case {
@@ -55,6 +69,11 @@ pub fn all() -> Vec<Case> {
         },
         case("matmul", "square", "n1024", Work::Matmul { size: 1024 }),
     ];
+    cases.push(case("loader", "digits-in-memory", "n20000_b128", Work::Loader(Pictures::Digits)));
+    cases.push(Case {
+        most_repetitions: 9,
+        ..case("loader", "jpeg-256-crop-224-flip", "n512_b32", Work::Loader(Pictures::Jpeg))
+    });
     let d = 128;
     cases.extend(LOSSES.map(|loss| {
         let (name, n) = (loss.name, loss.rows);

@@ -125,8 +125,12 @@ fn seconds(s: f64) -> String {
 /// The largest relative difference ‖a − b‖ / ‖b‖ of what both sides gave; where the peer's is absent, ours must be 0.
 ///
 /// # Errors
-/// Names the first result that differs by more than [`TOLERANCE`], or that we lack.
-pub fn agreement(ours: &HashMap<String, Tensor>, theirs: &HashMap<String, Tensor>) -> anyhow::Result<f64> {
+/// Names the first result that differs by more than `tolerance`, or that we lack.
+pub fn agreement(
+    ours: &HashMap<String, Tensor>,
+    theirs: &HashMap<String, Tensor>,
+    tolerance: f64,
+) -> anyhow::Result<f64> {
     let mut names: Vec<&String> = ours.keys().chain(theirs.keys()).collect();
     names.sort();
     names.dedup();
@@ -139,7 +143,7 @@ pub fn agreement(ours: &HashMap<String, Tensor>, theirs: &HashMap<String, Tensor
         let norm = |t: &Tensor| t.sqr()?.sum_all()?.to_scalar::<f64>().map(f64::sqrt);
         let (gap, size) = (norm(&(&a - &b)?)?, norm(&b)?);
         let relative = if gap == 0.0 { 0.0 } else { gap / size };
-        anyhow::ensure!(relative <= TOLERANCE, "`{name}` differs by {relative:.1e} of its norm {size:.3e}");
+        anyhow::ensure!(relative <= tolerance, "`{name}` differs by {relative:.1e} of its norm {size:.3e}");
         largest = largest.max(relative);
     }
     Ok(largest)
@@ -167,14 +171,14 @@ mod tests {
         };
         let ours = tensors(&[("value", &[1.0]), ("grad.x", &[3.0, 4.0]), ("grad.offset", &[0.0])])?;
         let same = tensors(&[("value", &[1.0]), ("grad.x", &[3.0, 4.0])])?;
-        assert_eq!(agreement(&ours, &same)?, 0.0);
+        assert_eq!(agreement(&ours, &same, TOLERANCE)?, 0.0);
         let other = tensors(&[("value", &[1.0]), ("grad.x", &[3.0, 5.0])])?;
-        let message = agreement(&ours, &other).unwrap_err().to_string();
+        let message = agreement(&ours, &other, TOLERANCE).unwrap_err().to_string();
         assert_eq!(message, "`grad.x` differs by 1.7e-1 of its norm 5.831e0");
-        let message = agreement(&same, &ours).unwrap_err().to_string();
+        let message = agreement(&same, &ours, TOLERANCE).unwrap_err().to_string();
         assert_eq!(message, "we have no `grad.offset`, the peer has");
         let nan = tensors(&[("value", &[f32::NAN]), ("grad.x", &[3.0, 4.0])])?;
-        assert!(agreement(&nan, &nan).is_err());
+        assert!(agreement(&nan, &nan, TOLERANCE).is_err());
         Ok(())
     }
 }

@@ -34,13 +34,15 @@ const WEIGHT_DECAY: f64 = 1e-4;
 const STEPS: usize = 1_000_000_000;
 
 /// What a pass gives: a value, and gradients where there are any.
-type Pass = Box<dyn Fn() -> anyhow::Result<(Tensor, Option<GradStore>)>>;
+pub type Pass = Box<dyn Fn() -> anyhow::Result<(Tensor, Option<GradStore>)>>;
 
 /// A case, built.
 pub struct Workload {
     data: HashMap<String, Tensor>,
     parameters: Vec<(String, Var)>,
     pass: Pass,
+    /// What is compared before the clock starts, where that is not the pass itself.
+    reference: Option<Pass>,
     optimizer: Option<Optimizer>,
     steps: Cell<usize>,
 }
@@ -51,7 +53,12 @@ impl Workload {
     /// # Errors
     /// What the crates return.
     pub fn seeded(case: &Case) -> anyhow::Result<Self> {
-        Self::build(case, data(case.work)?)
+        Self::build(case, data(case.work)?, None)
+    }
+
+    /// A pass without parameters.
+    pub fn of(data: HashMap<String, Tensor>, pass: Pass, reference: Option<Pass>) -> Self {
+        Self { data, parameters: Vec::new(), pass, reference, optimizer: None, steps: Cell::new(0) }
     }
 
     /// A case with data and parameters of a file that [`save`](Self::save) wrote.
@@ -61,7 +68,7 @@ impl Workload {
     pub fn load(case: &Case, file: &Path) -> anyhow::Result<Self> {
         let tensors = candle_core::safetensors::load(file, &Device::Cpu)
             .with_context(|| format!("{}: cannot be read", file.display()))?;
-        let workload = Self::build(case, tensors)?;
+        let workload = Self::build(case, tensors, Some(file))?;
         for (name, var) in &workload.parameters {
             var.set(get(&workload.data, name)?)?;
         }
@@ -97,7 +104,7 @@ impl Workload {
     /// # Errors
     /// What the crates return; when a parameter has no gradient.
     pub fn check(&self) -> anyhow::Result<HashMap<String, Tensor>> {
-        let (value, gradients) = (self.pass)()?;
+        let (value, gradients) = self.reference.as_ref().unwrap_or(&self.pass)()?;
         let value = if value.rank() == 0 { value.reshape(1)? } else { value };
         let mut results = HashMap::from([("value".to_owned(), value)]);
         if let Some(gradients) = gradients {
@@ -109,8 +116,9 @@ impl Workload {
         Ok(results)
     }
 
-    fn build(case: &Case, data: HashMap<String, Tensor>) -> anyhow::Result<Self> {
+    fn build(case: &Case, data: HashMap<String, Tensor>, file: Option<&Path>) -> anyhow::Result<Self> {
         match case.work {
+            Work::Loader(pictures) => pictures.workload(data, file),
             Work::Matmul { .. } => product(data),
             Work::Step { divergence, .. } => step(divergence, data),
             Work::HardestTriplet { d, .. } => {
@@ -129,7 +137,7 @@ impl Workload {
 fn product(data: HashMap<String, Tensor>) -> anyhow::Result<Workload> {
     let (a, b) = (get(&data, "a")?.clone(), get(&data, "b")?.clone());
     let pass: Pass = Box::new(move || Ok((dml_kernels::matmul(&a, &b)?, None)));
-    Ok(Workload { data, parameters: Vec::new(), pass, optimizer: None, steps: Cell::new(0) })
+    Ok(Workload::of(data, pass, None))
 }
 
 fn step(divergence: Divergence, data: HashMap<String, Tensor>) -> anyhow::Result<Workload> {
@@ -159,7 +167,7 @@ fn step(divergence: Divergence, data: HashMap<String, Tensor>) -> anyhow::Result
         let gradients = loss.backward()?;
         Ok((loss, Some(gradients)))
     });
-    Ok(Workload { data, parameters, pass, optimizer: Some(optimizer), steps: Cell::new(0) })
+    Ok(Workload { data, parameters, pass, reference: None, optimizer: Some(optimizer), steps: Cell::new(0) })
 }
 
 /// An objective over rows that are themselves differentiated by.
@@ -181,7 +189,7 @@ fn alone(
         let gradients = loss.backward()?;
         Ok((loss, Some(gradients)))
     });
-    Ok(Workload { data, parameters, pass, optimizer: None, steps: Cell::new(0) })
+    Ok(Workload { data, parameters, pass, reference: None, optimizer: None, steps: Cell::new(0) })
 }
 
 /// Hardest triplets under a convex network of two layers of 128, with its parameters.
@@ -206,6 +214,7 @@ fn data(work: Work) -> anyhow::Result<HashMap<String, Tensor>> {
         Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
     };
     let (n, shape) = match work {
+        Work::Loader(pictures) => return pictures.data(),
         Work::Matmul { size } => {
             let (a, b) = (normal(&[size, size])?, normal(&[size, size])?);
             return Ok(HashMap::from([("a".to_owned(), a), ("b".to_owned(), b)]));
@@ -229,7 +238,11 @@ fn data(work: Work) -> anyhow::Result<HashMap<String, Tensor>> {
     Ok(data)
 }
 
-fn get<'a>(tensors: &'a HashMap<String, Tensor>, name: &str) -> anyhow::Result<&'a Tensor> {
+/// A tensor of the file.
+///
+/// # Errors
+/// When it is not there.
+pub fn get<'a>(tensors: &'a HashMap<String, Tensor>, name: &str) -> anyhow::Result<&'a Tensor> {
     tensors.get(name).with_context(|| format!("the file has no tensor `{name}`"))
 }
 

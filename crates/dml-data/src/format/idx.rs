@@ -11,21 +11,16 @@
 //! Files may be raw or gzip; their first two bytes decide, not their name.
 
 use std::{
-    fs::File,
-    io::{BufReader, Cursor, ErrorKind, Read, Write},
+    io::{Read, Write},
     path::Path,
 };
 
-use flate2::{Compression, GzBuilder, bufread::MultiGzDecoder};
+use flate2::{Compression, GzBuilder};
 
+use super::counted::{Counted, MAX_BYTES, unpacked};
 use crate::{Error, Result, atomic};
 
-/// More than this is refused: a header must not make a process swallow all memory.
-const MAX_BYTES: u64 = 2 << 30;
-
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const U8: u8 = 0x08;
-const FETCH_AGAIN: &str = "fetch the file again";
 const NOT_THIS_FILE: &str = "give an IDX file as MNIST has them, raw or gzip";
 
 /// An IDX file in memory: `data` row by row, as many values as the product of `dims`.
@@ -123,19 +118,24 @@ fn header(idx: &Idx) -> Result<Vec<u8>> {
 }
 
 fn read_rank(path: &Path, rank: Option<u8>) -> Result<Idx> {
-    let mut file = BufReader::new(File::open(path).map_err(Error::io(path, "open this file"))?);
-    let mut start = Vec::new();
-    file.by_ref().take(2).read_to_end(&mut start).map_err(Error::io(path, "read this file"))?;
-    let gzip = start == GZIP_MAGIC;
-    let whole = Cursor::new(start).chain(file);
-    if gzip {
-        parse(Counted { reader: MultiGzDecoder::new(whole), offset: 0, path, gzip }, rank)
-    } else {
-        parse(Counted { reader: whole, offset: 0, path, gzip }, rank)
-    }
+    parse_rank(unpacked(path)?, rank)
 }
 
-fn parse<R: Read>(mut input: Counted<'_, R>, rank: Option<u8>) -> Result<Idx> {
+/// Reads labels or images from memory, unpacked; `path` is for messages.
+///
+/// # Errors
+/// As [`read`].
+/// # Examples
+/// ```
+/// let labels = dml_data::format::idx::parse(&[0, 0, 8, 1, 0, 0, 0, 2, 7, 5], "labels".as_ref())?;
+/// assert_eq!(labels.data, [7, 5]);
+/// # Ok::<(), dml_data::Error>(())
+/// ```
+pub fn parse(bytes: &[u8], path: &Path) -> Result<Idx> {
+    parse_rank(Counted::new(bytes, path), None)
+}
+
+fn parse_rank<R: Read>(mut input: Counted<'_, R>, rank: Option<u8>) -> Result<Idx> {
     let corrupt = |offset: u64, why: String, remedy: &'static str| Error::Corrupt {
         path: input.path.to_owned(),
         offset,
@@ -178,12 +178,12 @@ fn parse<R: Read>(mut input: Counted<'_, R>, rank: Option<u8>) -> Result<Idx> {
         }
         _ => {}
     }
-    let sizes = input.exactly(4 * usize::from(r), "the sizes in the header")?;
+    let sizes = input.exactly(4 * u64::from(r), "the sizes in the header")?;
     let dims: Vec<u32> =
         sizes.chunks_exact(4).map(|b| b.iter().fold(0, |size, &byte| size << 8 | u32::from(byte))).collect();
     if let Some(axis) = dims.iter().skip(1).position(|&d| d == 0) {
         let why = format!("size {} of the images is 0, expected at least 1", axis + 1);
-        return Err(corrupt(8 + 4 * axis as u64, why, FETCH_AGAIN));
+        return Err(corrupt(8 + 4 * axis as u64, why, super::FETCH_AGAIN));
     }
     let len = dims.iter().try_fold(1u64, |product, &d| product.checked_mul(u64::from(d)));
     let len = len.filter(|&len| len <= MAX_BYTES).ok_or_else(|| {
@@ -191,66 +191,13 @@ fn parse<R: Read>(mut input: Counted<'_, R>, rank: Option<u8>) -> Result<Idx> {
         corrupt(4, why, "split the file, or fetch it again if its header is damaged")
     })?;
     let expected = format!("{len} values, as the header says {dims:?},");
-    let data = input.exactly(len as usize, &expected)?;
+    let data = input.exactly(len, &expected)?;
     let end = input.offset;
     if !input.up_to(1)?.is_empty() {
         let why = format!("bytes after the last of the {len} values, expected the end of the file");
-        return Err(corrupt(end, why, FETCH_AGAIN));
+        return Err(corrupt(end, why, super::FETCH_AGAIN));
     }
     Ok(Idx { dims: dims.into_iter().map(|d| d as usize).collect(), data })
-}
-
-/// A reader that knows where it is and what it reads.
-struct Counted<'a, R> {
-    reader: R,
-    offset: u64,
-    path: &'a Path,
-    gzip: bool,
-}
-
-impl<R: Read> Counted<'_, R> {
-    /// At most `n` bytes, fewer only at the end. The buffer grows as bytes arrive.
-    fn up_to(&mut self, n: usize) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let outcome = self.reader.by_ref().take(n as u64).read_to_end(&mut bytes);
-        self.offset += bytes.len() as u64;
-        match outcome {
-            Ok(_) => Ok(bytes),
-            Err(e) if self.gzip => {
-                let why = match e.kind() {
-                    ErrorKind::UnexpectedEof => "the gzip stream ends early (content counted unpacked)",
-                    ErrorKind::InvalidInput | ErrorKind::InvalidData => {
-                        "the gzip stream is damaged (content counted unpacked)"
-                    }
-                    _ => return Err(Error::io(self.path, "read this file")(e)),
-                };
-                Err(Error::Corrupt {
-                    path: self.path.to_owned(),
-                    offset: self.offset,
-                    why: why.to_owned(),
-                    remedy: FETCH_AGAIN,
-                })
-            }
-            Err(e) => Err(Error::io(self.path, "read this file")(e)),
-        }
-    }
-
-    fn exactly(&mut self, n: usize, expected: &str) -> Result<Vec<u8>> {
-        let start = self.offset;
-        let bytes = self.up_to(n)?;
-        if bytes.len() < n {
-            return Err(Error::Corrupt {
-                path: self.path.to_owned(),
-                offset: self.offset,
-                why: format!(
-                    "the file ends here, expected {expected} from byte {start} to byte {}",
-                    start + n as u64
-                ),
-                remedy: FETCH_AGAIN,
-            });
-        }
-        Ok(bytes)
-    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,8 @@
 //! M images of each of P classes in every batch, so that each anchor has positives and negatives
 //! (Hermans, Beyer & Leibe 2017, Section 2).
 
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
-
-use super::{Sampler, epoch_rng};
+use super::deck::Deck;
+use super::{Sampler, check_indices, epoch_rng};
 use crate::{Error, Result, split::by_class};
 
 /// The size of batches and epochs.
@@ -68,12 +66,7 @@ impl MPerClass {
     pub fn new(labels: &[u32], indices: &[usize], config: MPerClassConfig, seed: u64) -> Result<Self> {
         let op = "MPerClass::new";
         let argument = |arg, got: String, expected: String| Error::Argument { op, arg, got, expected };
-        if indices.is_empty() {
-            return Err(argument("indices", "empty".into(), "at least one index".into()));
-        }
-        if let Some(position) = indices.iter().position(|&i| i >= labels.len()) {
-            return Err(Error::Index { op, position, index: indices[position], len: labels.len() });
-        }
+        check_indices(op, labels, indices)?;
         let classes = by_class(labels, indices.iter().copied());
         let batch = config.classes.checked_mul(config.per_class);
         let batch = batch.filter(|&n| n > 0 && config.classes <= classes.len()).ok_or_else(|| {
@@ -112,44 +105,6 @@ impl Sampler for MPerClass {
                 classes.iter().flat_map(images).collect()
             })
             .collect()
-    }
-}
-
-/// Cards that are all dealt before they are shuffled and dealt again.
-#[derive(Debug)]
-struct Deck {
-    cards: Vec<usize>,
-    /// Cards before this one were dealt since the last shuffle.
-    next: usize,
-}
-
-impl Deck {
-    fn new(cards: Vec<usize>) -> Self {
-        Self { next: cards.len(), cards } // dealt to the end: the first deal shuffles
-    }
-
-    /// `n` cards, none twice unless the whole deck is in the hand already.
-    fn deal(&mut self, n: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
-        let mut hand = Vec::with_capacity(n);
-        while hand.len() < n {
-            if self.next == self.cards.len() {
-                self.shuffle_again(hand.len(), rng);
-            }
-            hand.push(self.cards[self.next]);
-            self.next += 1;
-        }
-        hand
-    }
-
-    /// Shuffles for a hand that holds the last `in_hand` cards dealt: those come last, so they are dealt again
-    /// only when no other card is left.
-    fn shuffle_again(&mut self, in_hand: usize, rng: &mut ChaCha8Rng) {
-        let n = self.cards.len();
-        let held = in_hand % n; // whole rounds of the deck are held equally often
-        let (free, held) = self.cards.split_at_mut(n - held);
-        free.shuffle(rng);
-        held.shuffle(rng);
-        self.next = 0;
     }
 }
 

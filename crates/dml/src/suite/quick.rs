@@ -8,16 +8,14 @@
 use std::sync::Arc;
 
 use bregman::Side;
-use candle_core::{DType, Device};
+use candle_core::Device;
 use dml_data::{ImageSet, Split, TrainSize};
 use phi::{Generator, ItakuraSaito, NegativeEntropy, SquaredEuclidean};
 use serde::Serialize;
 
+use super::metric::{Test, measure};
 use super::{Finished, Job, Record, SuiteOptions, mark_complete, metrics_lines, quick_report, run_jobs};
-use crate::task::{
-    DirectedConfig, DirectedTask, Histograms, MetricConfig, MetricTask, Pairs, Scores, evaluate,
-    evaluate_euclidean,
-};
+use crate::task::{DirectedConfig, DirectedTask, Histograms, Images, MetricConfig, MetricTask, Pairs};
 use crate::{Error, Method, OptimizerConfig, Result, SmallConvConfig, TrainConfig, Watch, atomic, train};
 
 /// How much of the suite runs.
@@ -202,35 +200,9 @@ fn metric_run(
 ) -> Result<Record> {
     let split = split(digits, protocol, problem.seed)?;
     let images = Arc::new(digits.as_ref().clone().normalized_by(&split.train)?);
-    let task = MetricTask::new(images, &split.train, problem, &Device::Cpu)?;
-    let labels: Vec<u32> = split.test.iter().map(|&i| digits.labels()[i]).collect();
-    let mut record = Record::default();
-    let mut note = |name: &str, scores: Scores| {
-        let Scores { map_at_r, precision_at_1, recall } = scores;
-        let values = [("map_at_r", map_at_r), ("precision_at_1", precision_at_1)];
-        let recalls = ["recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8"].into_iter().zip(recall);
-        for (metric, value) in values.into_iter().chain(recalls) {
-            record.values.insert(format!("{name}.{metric}"), value);
-        }
-    };
-    if problem.method == Method::Euclidean {
-        // All methods begin with the same encoder. A run that resumes is untrained here too: `train` reads its
-        // checkpoint.
-        note("untrained", evaluate_euclidean(&task.embed(&split.test)?, &labels)?);
-    }
-    let losses = train(&task, training, watch)?;
-    let embeddings = task.embed(&split.test)?;
-    note("own", evaluate(task.generator().as_ref(), &embeddings, &labels)?);
-    note("euclidean", evaluate_euclidean(&embeddings, &labels)?);
-    record.losses = losses;
-    if problem.seed == 0 {
-        let d = embeddings.dim(1)?;
-        let values = embeddings.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-        let plane = super::pca::project(&values, d);
-        record.arrays.insert("plane".to_owned(), plane.into_iter().flatten().collect());
-        record.arrays.insert("labels".to_owned(), labels.into_iter().map(f64::from).collect());
-    }
-    Ok(record)
+    let task = MetricTask::new(images.clone(), &split.train, problem, &Device::Cpu)?;
+    let test = Test { images: &Images::plain(images), indices: &split.test };
+    measure(&task, training, test, problem, watch)
 }
 
 /// Training histograms, and test pairs.

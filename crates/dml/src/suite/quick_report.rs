@@ -14,7 +14,7 @@ use crate::report::{
 use crate::{Method, Result};
 
 /// The level of all intervals.
-const LEVEL: f64 = 0.95;
+pub(super) const LEVEL: f64 = 0.95;
 /// The learned divergence that directed retrieval is about.
 const SEPARABLE: &str = "separable";
 
@@ -29,37 +29,37 @@ pub(super) struct Facts<'a> {
 }
 
 /// The runs, found by the folder of a group of seeds.
-struct Runs<'a>(&'a [Finished]);
+pub(super) struct Runs<'a>(pub &'a [Finished]);
 
 impl Runs<'_> {
     /// The runs of a group, in the order of their seeds.
-    fn group(&self, group: &str) -> impl Iterator<Item = &Finished> {
+    pub fn group(&self, group: &str) -> impl Iterator<Item = &Finished> {
         let prefix = format!("{group}/seed-");
         self.0.iter().filter(move |run| run.id.starts_with(&prefix))
     }
 
     /// A result for each seed.
-    fn values(&self, group: &str, name: &str) -> Result<Vec<f64>> {
+    pub fn values(&self, group: &str, name: &str) -> Result<Vec<f64>> {
         self.group(group).map(|run| run.record.value(name)).collect()
     }
 
-    fn mean(&self, group: &str, name: &str) -> Result<Interval> {
+    pub fn mean(&self, group: &str, name: &str) -> Result<Interval> {
         Ok(mean_interval(&self.values(group, name)?, LEVEL)?)
     }
 }
 
-fn estimate(interval: Interval) -> Estimate {
+pub(super) fn estimate(interval: Interval) -> Estimate {
     Estimate { mean: interval.mean, half_width: interval.half_width.unwrap_or(f64::NAN) }
 }
 
-fn cell(interval: Interval) -> Cell {
+pub(super) fn cell(interval: Interval) -> Cell {
     match interval.half_width {
         Some(half_width) => Cell::estimate(interval.mean, half_width),
         None => Cell::number(interval.mean),
     }
 }
 
-fn numbers(names: &[&str]) -> Vec<Column> {
+pub(super) fn numbers(names: &[&str]) -> Vec<Column> {
     names.iter().map(|name| Column { name: (*name).to_owned(), decimals: Some(3) }).collect()
 }
 
@@ -100,7 +100,7 @@ fn metric_group(protocol: &str, method: Method) -> String {
 }
 
 /// How a paired difference reads.
-fn verdict(difference: Interval) -> &'static str {
+pub(super) fn verdict(difference: Interval) -> &'static str {
     match (difference.excludes_zero(), difference.mean > 0.0) {
         (true, true) => "better",
         (true, false) => "worse",

@@ -1,10 +1,15 @@
 //! Metric learning on labelled images: encoder and generator are trained together.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bregman::Side;
 use candle_core::{DType, Device, Tensor};
-use dml_data::{Batches, ImageSet, MPerClass, MPerClassConfig, Sampler, SamplerState};
+use dml_data::transform::Pipeline;
+use dml_data::{
+    Batches, ImageSet, Loader, LoaderConfig, MPerClass, MPerClassConfig, Sampler, SamplerState, Sequential,
+    Source,
+};
 use dml_kernels::l2_normalize;
 use dml_loss::{Batch, BregmanDistance, Objective, SupCon, Temperature};
 use dml_retrieval::{Depth, Divergence, Gallery, Metric, rank};
@@ -12,7 +17,7 @@ use phi::{Generator, SquaredEuclidean};
 use serde::{Deserialize, Serialize};
 
 use crate::train::Task;
-use crate::{Encoder, Group, Method, Mode, Parameter, Result, SmallConv, SmallConvConfig};
+use crate::{Encoder, Error, Group, Method, Mode, Parameter, Result, SmallConv, SmallConvConfig};
 
 /// Images that pass through the encoder at once in evaluation.
 const EVALUATION_BATCH: usize = 250;
@@ -33,13 +38,46 @@ pub struct MetricConfig {
     pub seed: u64,
 }
 
+/// Images, and how they come to the encoder.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// The set: in memory, or files that are read when they are needed.
+    pub source: Arc<dyn Source>,
+    /// What an image goes through in training.
+    pub training: Pipeline,
+    /// And in evaluation; images of the same shape, nothing random.
+    pub evaluation: Pipeline,
+    /// Threads that prepare batches beside the step; with 0 the step waits for each.
+    pub workers: usize,
+}
+
+impl Images {
+    /// A set in memory with its own normalization and no augmentation.
+    pub fn plain(set: Arc<ImageSet>) -> Self {
+        let pipeline = Pipeline::from(set.as_ref());
+        // One thread is enough: it copies while a step computes.
+        Self { source: set, training: pipeline.clone(), evaluation: pipeline, workers: 1 }
+    }
+
+    /// The images at `indices`, in that order, as evaluation sees them: an iterator of batches `[≤ batch, c, h, w]`.
+    fn in_order(&self, indices: &[usize], batch: usize, dtype: DType, device: &Device) -> Result<Loader> {
+        let sampler = Sequential::new(indices, batch)?;
+        let batches = Some(sampler.batches_per_epoch() as u64);
+        let workers = if indices.len() > batch { self.workers } else { 0 };
+        let config = LoaderConfig { workers, batches, dtype, device: device.clone(), ..Default::default() };
+        Ok(Loader::new(self.source.clone(), Batches::new(sampler), self.evaluation.clone(), config)?)
+    }
+}
+
 /// An encoder and a generator on labelled images, trained with the supervised contrastive loss over D_φ.
 ///
 /// Embeddings have length 1. Anchors are the first argument of D_φ. The logit scale is learned.
 #[derive(Debug)]
 pub struct MetricTask {
-    images: Arc<ImageSet>,
-    sampler: MPerClass,
+    images: Images,
+    sampler: Arc<MPerClass>,
+    batches: Mutex<Stream>,
+    seed: u64,
     encoder: SmallConv,
     generator: Arc<dyn Generator>,
     objective: Objective,
@@ -47,13 +85,35 @@ pub struct MetricTask {
     device: Device,
 }
 
+/// The batches of training, prepared ahead as long as steps are asked for in turn.
+#[derive(Debug, Default)]
+struct Stream {
+    /// The step whose batch comes next, and where it comes from.
+    next: Option<(usize, Loader)>,
+    /// What was waited for loaders that were given up.
+    waited: Duration,
+}
+
 impl MetricTask {
+    /// A task over the images at `train` of a set in memory.
+    ///
+    /// # Errors
+    /// As [`with_images`](Self::with_images).
+    pub fn new(
+        images: Arc<ImageSet>,
+        train: &[usize],
+        config: &MetricConfig,
+        device: &Device,
+    ) -> Result<Self> {
+        Self::with_images(Images::plain(images), train, config, device)
+    }
+
     /// A task over the images at `train`.
     ///
     /// # Errors
-    /// What sampler, encoder and generator return for settings that do not fit the images.
-    pub fn new(
-        images: Arc<ImageSet>,
+    /// What sampler, loader, encoder and generator return for settings that do not fit the images.
+    pub fn with_images(
+        images: Images,
         train: &[usize],
         config: &MetricConfig,
         device: &Device,
@@ -61,8 +121,10 @@ impl MetricTask {
         let dtype = DType::F32;
         let plan =
             MPerClassConfig { classes: config.classes, per_class: config.per_class, batches_per_epoch: None };
-        let sampler = MPerClass::new(images.labels(), train, plan, config.seed)?;
-        let encoder = SmallConv::new(images.shape(), &config.encoder, config.seed, dtype, device)?;
+        let sampler = Arc::new(MPerClass::new(images.source.labels(), train, plan, config.seed)?);
+        let first = next(&mut images.in_order(&train[..1], 1, dtype, device)?)?;
+        let (_, c, h, w) = first.images.dims4()?;
+        let encoder = SmallConv::new([c, h, w], &config.encoder, config.seed, dtype, device)?;
         // The coordinates of points on the unit sphere: root mean square 1/√d, nearly all within three of those.
         let scale = 1.0 / (encoder.dim() as f64).sqrt();
         let range = (-3.0 * scale, 3.0 * scale);
@@ -71,7 +133,8 @@ impl MetricTask {
         let distance = Arc::new(BregmanDistance::new(generator.clone(), Side::First));
         let temperature = Temperature::learned(0.1, dtype, device)?;
         let objective = Objective::new(Arc::new(SupCon { distance, temperature }));
-        Ok(Self { images, sampler, encoder, generator, objective, dtype, device: device.clone() })
+        let (batches, seed, device) = (Mutex::default(), config.seed, device.clone());
+        Ok(Self { images, sampler, batches, seed, encoder, generator, objective, dtype, device })
     }
 
     /// The generator.
@@ -84,23 +147,65 @@ impl MetricTask {
     /// # Errors
     /// What encoder and data return.
     pub fn embed(&self, indices: &[usize]) -> Result<Tensor> {
-        let batches =
-            indices.chunks(EVALUATION_BATCH).map(|batch| Ok(self.forward(batch, Mode::Eval)?.detach()));
-        Ok(Tensor::cat(&batches.collect::<Result<Vec<_>>>()?, 0)?)
+        self.embed_images(&self.images, indices)
     }
 
-    fn forward(&self, indices: &[usize], mode: Mode) -> Result<Tensor> {
-        let images = self.images.tensor(indices, self.dtype, &self.device)?;
-        Ok(l2_normalize(&self.encoder.forward(&images, mode)?)?)
+    /// As [`embed`](Self::embed) for images of another set, as evaluation sees them.
+    ///
+    /// # Errors
+    /// What encoder and data return.
+    pub fn embed_images(&self, images: &Images, indices: &[usize]) -> Result<Tensor> {
+        let batches = images.in_order(indices, EVALUATION_BATCH, self.dtype, &self.device)?;
+        let embedded = batches.map(|batch| Ok(self.forward(&batch?.images, Mode::Eval)?.detach()));
+        Ok(Tensor::cat(&embedded.collect::<Result<Vec<_>>>()?, 0)?)
+    }
+
+    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        Ok(l2_normalize(&self.encoder.forward(images, mode)?)?)
     }
 
     fn batch(&self, step: usize) -> Result<Batch> {
+        let mut stream = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loader = match stream.next.take() {
+            Some((next, loader)) if next == step => loader,
+            other => {
+                stream.waited += other.map_or(Duration::ZERO, |(_, loader)| loader.waited());
+                self.loader(step)?
+            }
+        };
+        let batch = next(&mut loader)?;
+        stream.next = Some((step + 1, loader));
+        drop(stream);
+        let labels: Vec<i64> =
+            batch.indices.iter().map(|&i| i64::from(self.images.source.labels()[i])).collect();
+        Ok(Batch::new(&self.forward(&batch.images, Mode::Train)?, &labels)?)
+    }
+
+    /// The batches from a step on.
+    fn loader(&self, step: usize) -> Result<Loader> {
         let per_epoch = self.sampler.batches_per_epoch();
         let state = SamplerState { epoch: (step / per_epoch) as u64, batch: step % per_epoch };
-        let indices = Batches::resume(self.sampler.clone(), state)?.next().unwrap_or_default();
-        let labels: Vec<i64> = indices.iter().map(|&i| i64::from(self.images.labels()[i])).collect();
-        Ok(Batch::new(&self.forward(&indices, Mode::Train)?, &labels)?)
+        let batches = Batches::resume(self.sampler.clone(), state)?;
+        let config = LoaderConfig {
+            workers: self.images.workers,
+            seed: self.seed,
+            dtype: self.dtype,
+            device: self.device.clone(),
+            ..Default::default()
+        };
+        Ok(Loader::new(self.images.source.clone(), batches, self.images.training.clone(), config)?)
     }
+}
+
+/// The next batch of a loader that has one.
+fn next(loader: &mut Loader) -> Result<dml_data::Batch> {
+    let none = || Error::Config {
+        what: "MetricTask",
+        field: "images",
+        got: "a loader without batches".to_owned(),
+        expected: "at least one batch",
+    };
+    Ok(loader.next().ok_or_else(none)??)
 }
 
 impl Task for MetricTask {
@@ -118,6 +223,11 @@ impl Task for MetricTask {
 
     fn calibrate(&self) -> Result<()> {
         Ok(self.objective.calibrate(&self.batch(0)?)?)
+    }
+
+    fn waited(&self) -> Duration {
+        let stream = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        stream.waited + stream.next.as_ref().map_or(Duration::ZERO, |(_, loader)| loader.waited())
     }
 }
 
