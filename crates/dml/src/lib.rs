@@ -19,7 +19,7 @@ pub use encoder::{
     SmallConvConfig, load_weights, save_weights,
 };
 pub use error::{Error, Result};
-pub use method::Method;
+pub use method::{Inputs, Method};
 pub use optimizer::{Optimizer, OptimizerConfig};
 pub use parameter::{Group, Parameter};
 pub use train::{Task, TrainConfig, Watch, train};

@@ -19,6 +19,8 @@ use crate::{Error, Result, Watch, atomic};
 
 mod pca;
 pub mod quick;
+mod quick_directed;
+mod quick_directed_report;
 mod quick_report;
 
 /// What a finished run leaves behind.
