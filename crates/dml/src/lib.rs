@@ -19,7 +19,7 @@ pub use encoder::{
     SmallConvConfig, load_weights, save_weights,
 };
 pub use error::{Error, Result};
-pub use method::Method;
+pub use method::{Inputs, Method};
 pub use optimizer::{Clipping, Optimizer, OptimizerConfig, UpdateRule};
 pub use parameter::{Group, Parameter};
 pub use train::{Elapsed, Task, TrainConfig, Watch, train};

@@ -12,6 +12,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
+/// What is known of the points that a generator will see.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// d.
+    pub dim: usize,
+    /// The range of their coordinates.
+    pub range: (f64, f64),
+    /// The root mean square of their coordinates.
+    pub scale: f64,
+    /// Some of them, `[n, d]`, where there are any before training; separable units start at their quantiles.
+    pub sample: Option<&'a Tensor>,
+}
+
 /// A method of the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -59,19 +72,19 @@ impl Method {
         }
     }
 
-    /// Its generator on ℝᵈ for points whose coordinates lie in `range`, with root mean square `scale`.
+    /// Its generator for the points it will see.
     ///
     /// # Errors
     /// [`Error::Generator`](crate::Error::Generator) for a dimension of 0 or an empty range.
     pub fn generator(
         self,
-        dim: usize,
-        range: (f64, f64),
-        scale: f64,
+        inputs: Inputs<'_>,
         seed: u64,
         dtype: DType,
         device: &Device,
     ) -> Result<Arc<dyn Generator>> {
+        let Inputs { dim, range, scale, sample } = inputs;
+        let place = |separable: &Separable| sample.map_or(Ok(()), |sample| separable.place_knees(sample));
         let separable = SeparableConfig { range, ..Default::default() };
         let icnn = IcnnConfig { input_scale: scale, ..Default::default() };
         Ok(match self {
@@ -98,7 +111,11 @@ impl Method {
                 let config = DeepDivergenceConfig { input_scale: scale, ..Default::default() };
                 Arc::new(DeepDivergence::new(dim, &config, seed, dtype, device)?)
             }
-            Self::Separable => Arc::new(Separable::new(dim, &separable, seed, dtype, device)?),
+            Self::Separable => {
+                let phi = Separable::new(dim, &separable, seed, dtype, device)?;
+                place(&phi)?;
+                Arc::new(phi)
+            }
             Self::Icnn => Arc::new(Icnn::new(dim, &icnn, seed, dtype, device)?),
             Self::EmpiricalBregman => {
                 let config = EmpiricalBregmanConfig {
@@ -106,7 +123,9 @@ impl Method {
                     icnn: Some(IcnnConfig { curvature: 0.0, ..icnn }),
                     ..Default::default()
                 };
-                Arc::new(EmpiricalBregman::new(dim, &config, seed, dtype, device)?)
+                let phi = EmpiricalBregman::new(dim, &config, seed, dtype, device)?;
+                phi.separable().map_or(Ok(()), place)?;
+                Arc::new(phi)
             }
         })
     }

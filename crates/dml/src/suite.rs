@@ -22,6 +22,8 @@ pub mod paper;
 mod paper_report;
 mod pca;
 pub mod quick;
+mod quick_directed;
+mod quick_directed_report;
 mod quick_report;
 
 /// What a finished run leaves behind.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bregman::Side;
 use candle_core::{DType, Device, Tensor, Var};
-use dml::{Encoder, Method, Mode, SmallConv, SmallConvConfig};
+use dml::{Encoder, Inputs, Method, Mode, SmallConv, SmallConvConfig};
 use dml_kernels::l2_normalize;
 use dml_loss::{Batch, BregmanDistance, Objective, SupCon, Temperature};
 use phi::testing::push_far;
@@ -44,7 +44,8 @@ fn every_parameter_of_every_method_agrees_with_finite_differences() -> Outcome<(
     let config = SmallConvConfig { channels: [2, 3], hidden: 5, dim: 4 };
     for method in METHODS {
         let encoder = SmallConv::new([1, 9, 7], &config, 3, dtype, &device)?;
-        let generator = method.generator(4, (-1.0, 1.0), 0.5, 5, dtype, &device)?;
+        let inputs = Inputs { dim: 4, range: (-1.0, 1.0), scale: 0.5, sample: None };
+        let generator = method.generator(inputs, 5, dtype, &device)?;
         push_far(generator.as_ref(), 7)?;
         let distance = Arc::new(BregmanDistance::new(generator, Side::First));
         let temperature = Temperature::learned(0.5, dtype, &device)?;

@@ -132,6 +132,63 @@ impl Separable {
         })
     }
 
+    /// Places the units where data lie: the knees of each coordinate at evenly spaced quantiles of its column in `x`
+    /// `[n, d]`, each as wide as their spacing there, and all with the same rise of slope.
+    ///
+    /// φ then starts with ∇φ near the distribution function of each coordinate, and can bend sharply where the data
+    /// crowd, as counts and histograms do next to 0. Knees closer than a 512th of the column's range are kept that
+    /// wide, and a column that is constant keeps its units. Signs of slopes stay as they are.
+    ///
+    /// # Errors
+    /// As [`Generator::check`].
+    /// # Examples
+    /// ```
+    /// # use {candle_core::{DType, Device, Tensor}, phi::{Generator, Separable, SeparableConfig}};
+    /// let shares = Tensor::new(&[[0.01, 3.], [0.02, 1.], [0.9, 2.]], &Device::Cpu)?;
+    /// let config = SeparableConfig { units: 3, ..Default::default() }.over(&shares)?;
+    /// let phi = Separable::new(2, &config, 1, DType::F64, &Device::Cpu)?;
+    /// phi.place_knees(&shares)?;
+    /// let slope = |v: f64| Ok::<_, phi::Error>(phi.value_and_grad(&Tensor::new(&[[v, 2.]], &Device::Cpu)?)?.1);
+    /// let rise = |a: f64, b: f64| Ok::<_, phi::Error>((slope(b)? - slope(a)?)?.to_vec2::<f64>()?[0][0]);
+    /// assert!(rise(0.0, 0.03)? > 3.0 * rise(0.4, 0.43)?); // φ″ is large where two of three points lie
+    /// # Ok::<(), phi::Error>(())
+    /// ```
+    pub fn place_knees(&self, x: &Tensor) -> Result<()> {
+        self.check("Separable::place_knees", "x", x)?;
+        let (n, (d, units)) = (x.dim(0)?, self.slope.dims2()?);
+        let (data, [mut slopes, mut knees, mut heights]) =
+            (host(x)?, [host(&self.slope)?, host(&self.knee)?, host(&self.height)?]);
+        for j in 0..d {
+            let mut column: Vec<f64> = data.iter().skip(j).step_by(d).copied().collect();
+            column.sort_by(f64::total_cmp);
+            let (lo, hi) = (column[0], column[n - 1]);
+            if lo >= hi {
+                continue;
+            }
+            let quantile = |p: f64| {
+                let at = p.clamp(0.0, 1.0) * (n - 1) as f64;
+                let below = (at.floor() as usize).min(n - 1);
+                let above = (below + 1).min(n - 1);
+                column[below] + (at - below as f64) * (column[above] - column[below])
+            };
+            for k in 0..units {
+                let p = |offset: f64| (k as f64 + 0.5 + offset) / units as f64;
+                let narrowest = (hi - lo) / 512.0;
+                let spacing = (quantile(p(0.5)) - quantile(p(-0.5))).max(narrowest);
+                let knee = (quantile(p(0.0)) - self.middle) / self.half; // in units of u
+                let slope = (self.half / spacing).copysign(slopes[j * units + k]);
+                slopes[j * units + k] = slope;
+                knees[j * units + k] = -slope * knee;
+                heights[j * units + k] = softplus_inverse(0.5 / slope.abs());
+            }
+        }
+        for (var, values) in [(&self.slope, slopes), (&self.knee, knees), (&self.height, heights)] {
+            let values = Tensor::from_vec(values, (d, units), &Device::Cpu)?;
+            var.set(&values.to_dtype(var.dtype())?.to_device(var.device())?)?;
+        }
+        Ok(())
+    }
+
     /// Units with given parameters `w`, `b`, `a` (before its softplus), each `[d, k]`.
     ///
     /// # Errors

@@ -28,14 +28,15 @@ figcaption,.note{color:var(--soft);font-size:14px;line-height:1.5}
 figcaption b{color:var(--ink)}
 figcaption{margin-top:8px}.table figcaption{margin:0 0 8px}.note{margin:8px 0 0}
 .scroll{overflow-x:auto;border-top:2px solid var(--ink);border-bottom:1px solid var(--rule)}
-table{border-collapse:collapse;width:100%;font-size:14.5px;line-height:1.4;font-variant-numeric:tabular-nums}
-th,td{padding:7px 14px 7px 0;text-align:left;vertical-align:baseline}
+table{border-collapse:collapse;width:100%;font-size:14px;line-height:1.4;font-variant-numeric:tabular-nums}
+th,td{padding:7px 12px 7px 0;text-align:left;vertical-align:baseline}
 th:last-child,td:last-child{padding-right:4px}
 th{font-weight:600;border-bottom:1px solid var(--rule);vertical-align:bottom}
 td{border-bottom:1px solid var(--rule)}
 tbody tr:last-child td{border-bottom:0}
 .number{text-align:right;white-space:nowrap}
 .best{font-weight:700}
+@media(min-width:1000px){.scroll{width:max-content;min-width:100%;max-width:calc(50vw + 336px)}}
 @media(max-width:620px){main{padding-top:24px}h1{font-size:25px}h2{margin-top:36px}
 figure svg.wide{display:none}figure svg.narrow{display:block;width:100%;max-width:440px}
 th:first-child,td:first-child{position:sticky;left:0;background:var(--ground);min-width:110px}}

@@ -5,8 +5,9 @@ use std::time::Duration;
 use dml_data::ImageSet;
 use dml_retrieval::{Interval, mean_interval, paired_difference};
 
-use super::Finished;
-use super::quick::{DIRECTED, METHODS, PROTOCOLS, QuickConfig};
+use super::quick::{METHODS, PROTOCOLS, QuickConfig};
+use super::quick_directed::QUERIES;
+use super::{Finished, quick_directed_report};
 use crate::report::{
     Axis, Bar, Bars, Cell, Column, Estimate, Figure, Form, Group, Lines, Point, Report, Scatter, Section,
     Series, Table,
@@ -15,8 +16,6 @@ use crate::{Method, Result};
 
 /// The level of all intervals.
 pub(super) const LEVEL: f64 = 0.95;
-/// The learned divergence that directed retrieval is about.
-const SEPARABLE: &str = "separable";
 
 /// What the report knows of the suite.
 #[derive(Debug, Clone, Copy)]
@@ -29,21 +28,21 @@ pub(super) struct Facts<'a> {
 }
 
 /// The runs, found by the folder of a group of seeds.
-pub(super) struct Runs<'a>(pub &'a [Finished]);
+pub(super) struct Runs<'a>(pub(super) &'a [Finished]);
 
 impl Runs<'_> {
     /// The runs of a group, in the order of their seeds.
-    pub fn group(&self, group: &str) -> impl Iterator<Item = &Finished> {
+    pub(super) fn group(&self, group: &str) -> impl Iterator<Item = &Finished> {
         let prefix = format!("{group}/seed-");
         self.0.iter().filter(move |run| run.id.starts_with(&prefix))
     }
 
     /// A result for each seed.
-    pub fn values(&self, group: &str, name: &str) -> Result<Vec<f64>> {
+    pub(super) fn values(&self, group: &str, name: &str) -> Result<Vec<f64>> {
         self.group(group).map(|run| run.record.value(name)).collect()
     }
 
-    pub fn mean(&self, group: &str, name: &str) -> Result<Interval> {
+    pub(super) fn mean(&self, group: &str, name: &str) -> Result<Interval> {
         Ok(mean_interval(&self.values(group, name)?, LEVEL)?)
     }
 }
@@ -73,7 +72,9 @@ pub(super) fn build(facts: Facts<'_>, runs: &[Finished]) -> Result<Report> {
     for (protocol, name) in PROTOCOLS {
         sections.push(metric_section(&facts, &runs, protocol, name)?);
     }
-    sections.push(directed_section(&facts, &runs)?);
+    for query in QUERIES {
+        sections.push(quick_directed_report::section(&facts, &runs, query)?);
+    }
     sections.push(how_section(&facts, &runs));
     let QuickConfig { metric_seeds, directed_seeds, .. } = facts.config;
     let intro = vec![
@@ -120,8 +121,8 @@ fn metric_section(facts: &Facts<'_>, runs: &Runs<'_>, protocol: &str, name: &str
     });
     section.paragraph(
         "All methods share encoder, supervised contrastive loss, batches, number of steps and a learned logit \
-         scale; only the generator differs, and its learning rate, the best of three in a look at one seed's test \
-         images. Under D, `D(query ‖ item)` ranks the images; \
+         scale; only the generator differs, and its learning rate, the best of three for it on held-out training images \
+         (`cargo run -p dml --example select_rates -- metric`). Under D, `D(query ‖ item)` ranks the images; \
          under Euclid, the Euclidean distance ranks the same embeddings.",
     );
     let columns = numbers(&["method", "MAP@R, D", "MAP@R, Euclid", "Δ, D", "P@1, R@1", "R@2", "R@4", "R@8"]);
@@ -216,159 +217,6 @@ fn embedding(facts: &Facts<'_>, runs: &Runs<'_>, protocol: &str, method: Method)
         classes: classes.iter().filter_map(|&c| facts.digits.class_names().get(c).cloned()).collect(),
         points: points.into_iter().map(|(_, point)| point).collect(),
     })
-}
-
-/// One row of the directed comparison.
-struct Divergence {
-    label: String,
-    order: &'static str,
-    learned: bool,
-    values: Vec<f64>,
-    interval: Interval,
-}
-
-fn directed_rows(facts: &Facts<'_>, runs: &Runs<'_>) -> Result<Vec<Divergence>> {
-    let mut rows = Vec::new();
-    let mut push = |label: String, order, learned, values: Vec<f64>| -> Result<()> {
-        let interval = mean_interval(&values, LEVEL)?;
-        rows.push(Divergence { label, order, learned, values, interval });
-        Ok(())
-    };
-    let (query, item, none) = ("D(query ‖ item)", "D(item ‖ query)", "symmetric");
-    for (label, order, name) in [
-        ("Euclidean", none, "euclidean"),
-        ("Hellinger", none, "hellinger"),
-        ("KL, smoothed (the sampling law)", query, "kl-query-first"),
-        ("KL, smoothed", item, "kl-item-first"),
-        ("Itakura–Saito, smoothed", query, "itakura-saito-query-first"),
-        ("Itakura–Saito, smoothed", item, "itakura-saito-item-first"),
-    ] {
-        push(label.to_owned(), order, false, runs.values("directed/fixed", name)?)?;
-    }
-    let mut mahalanobis: Option<(f64, String, Vec<f64>)> = None;
-    for (name, method, query_first, rate, times) in DIRECTED {
-        let values = runs.values(&format!("directed/{name}"), "mrr")?;
-        if method == Method::DeepMahalanobis {
-            let mean = mean_interval(&values, LEVEL)?.mean;
-            if mahalanobis.as_ref().is_none_or(|(best, ..)| mean > *best) {
-                let steps = times * facts.config.directed_steps;
-                mahalanobis = Some((mean, format!("Mahalanobis, best: rate {rate}, {steps} steps"), values));
-            }
-        } else {
-            push(method.label().to_owned(), if query_first { query } else { item }, true, values)?;
-        }
-    }
-    if let Some((_, label, values)) = mahalanobis {
-        push(label, none, true, values)?;
-    }
-    rows.sort_by(|a, b| a.interval.mean.total_cmp(&b.interval.mean));
-    Ok(rows)
-}
-
-fn directed_section(facts: &Facts<'_>, runs: &Runs<'_>) -> Result<Section> {
-    let rows = directed_rows(facts, runs)?;
-    let mut section = Section::new("Directed retrieval");
-    section.paragraph(
-        "An item is a digit's ink as a histogram over 7×7 cells; a query is the histogram of 25 ink points drawn \
-         from it. Which of 1,500 test digits was it drawn from? There is no encoder: only the divergence differs. \
-         Learned ones are trained on the other 3,500 digits, finding the right item among 200. The score is the \
-         mean reciprocal rank.",
-    );
-    let separable = runs.values(&format!("directed/{SEPARABLE}"), "mrr")?;
-    let columns = numbers(&["divergence", "order", "learned", "MRR", "Separable minus this"]);
-    let mut table = Table::new("Finding the digit that 25 ink points were drawn from.", columns);
-    for row in rows.iter().rev() {
-        let score = cell(row.interval);
-        let is_best = rows.last().is_some_and(|best| best.interval.mean == row.interval.mean);
-        table.row([
-            Cell::from(row.label.as_str()),
-            row.order.into(),
-            (if row.learned { "yes" } else { "no" }).into(),
-            if is_best { score.best() } else { score },
-            if row.values == separable {
-                Cell::missing()
-            } else {
-                cell(paired_difference(&separable, &row.values, LEVEL)?)
-            },
-        ]);
-    }
-    table.note = Some(
-        "A query is a multinomial sample of its item, so D(query ‖ item) under KL is, but for smoothing and up to a term \
-         of the query alone, minus the log-likelihood of the item: with equal prior no ranking does better on average, \
-         and how near a learned divergence comes to it is how much of the sampling law it has found out. Smoothing of KL and \
-         Itakura–Saito (how much, of the query, the item or both) is chosen on training digits \
-         for each order. Mahalanobis is the best \
-         of two learning rates and two lengths of training, chosen on the test digits, which favours it."
-            .to_owned(),
-    );
-    section.block(table);
-    for sentence in directed_claims(&rows, &separable)? {
-        section.paragraph(sentence);
-    }
-    let bars = rows.iter().rev().map(|row| {
-        let Estimate { mean, half_width } = estimate(row.interval);
-        Bar::new(format!("{} · {}", short(&row.label), row.order), mean, half_width)
-    });
-    let groups = vec![Group { label: "MRR".to_owned(), bars: bars.collect() }];
-    section.block(Figure::new(
-        "directed-mrr",
-        "Mean reciprocal rank, with intervals over seeds.",
-        Bars { label: "MRR".to_owned(), form: Form::Zoomed, groups },
-    ));
-    if let Some(figure) = curvature(runs) {
-        section.block(figure);
-    }
-    Ok(section)
-}
-
-fn short(label: &str) -> &str {
-    label.split([',', ':']).next().unwrap_or(label)
-}
-
-/// The comparisons the experiment is about, in words with their numbers.
-fn directed_claims(rows: &[Divergence], separable: &[f64]) -> Result<Vec<String>> {
-    let is_law = |row: &Divergence| row.label.ends_with("(the sampling law)");
-    let best = |f: &dyn Fn(&Divergence) -> bool| rows.iter().rfind(|row| f(row));
-    let rivals = [
-        ("the Euclidean distance", best(&|row| row.label == "Euclidean")),
-        ("the best Mahalanobis distance", best(&|row| row.label.starts_with("Mahalanobis"))),
-        ("the best fixed divergence but the sampling law", best(&|row| !row.learned && !is_law(row))),
-        ("the sampling law itself", best(&is_law)),
-        (
-            "itself in the other order",
-            best(&|row| row.label == Method::Separable.label() && row.order == "D(item ‖ query)"),
-        ),
-    ];
-    let mut sentences = Vec::new();
-    for (name, rival) in rivals {
-        let Some(rival) = rival else { continue };
-        let gain = paired_difference(separable, &rival.values, LEVEL)?;
-        sentences.push(format!(
-            "The learned separable divergence against {name} ({}): {gain} MRR, {}.",
-            short(&rival.label),
-            verdict(gain)
-        ));
-    }
-    Ok(sentences)
-}
-
-fn curvature(runs: &Runs<'_>) -> Option<Figure> {
-    let record = &runs.group(&format!("directed/{SEPARABLE}")).next()?.record;
-    let (at, values) = (record.arrays.get("curvature_at")?, record.arrays.get("curvature")?);
-    let scale = values.iter().copied().fold(0.0, f64::max);
-    let learned = at.iter().zip(values).map(|(&x, &v)| [x, v / scale]);
-    let first = at.first()?;
-    let entropy = at.iter().map(|&x| [x, first / x]);
-    Some(Figure::new(
-        "curvature",
-        "Curvature φ″ of the learned separable generator, mean over cells, largest value 1 (seed 0); 1/x is that of \
-         the entropy, which generates KL. Where φ″ is high, small differences count.",
-        Lines {
-            x: Axis::linear("ink in a cell, mean 1"),
-            y: Axis::linear("φ″, relative"),
-            series: vec![Series::new("learned", learned), Series::new("entropy, 1/x", entropy)],
-        },
-    ))
 }
 
 fn how_section(facts: &Facts<'_>, runs: &Runs<'_>) -> Section {

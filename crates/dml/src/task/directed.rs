@@ -10,14 +10,14 @@ use bregman::Side;
 use candle_core::{DType, Device, Tensor};
 use dml_data::ImageSet;
 use dml_loss::{Batch, BregmanDistance, InfoNce, Objective, Temperature};
-use dml_retrieval::{Divergence, match_items};
+use dml_retrieval::{Closer, Divergence, Matrix, match_items};
 use phi::Generator;
 use rand::{Rng, SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::train::Task;
-use crate::{Error, Method, Parameter, Result};
+use crate::{Error, Inputs, Method, Parameter, Result};
 
 /// Cells along each side of the pooled image.
 const CELLS: usize = 7;
@@ -88,15 +88,17 @@ impl Histograms {
         Ok(Tensor::from_vec(values.clone(), (values.len() / self.cells, self.cells), device)?)
     }
 
-    /// For each row at `indices` the histogram, of mean 1, of `points` cells drawn from it: `[n, cells]`.
+    /// For each row at `indices` the histogram, of mean 1 before cells are hidden, of points drawn from it, and a 1 for
+    /// each cell that is hidden: both `[n, cells]`.
     fn drawn(
         &self,
         indices: impl Iterator<Item = usize>,
-        points: usize,
+        sample: Sample,
         rng: &mut ChaCha8Rng,
         device: &Device,
-    ) -> Result<Tensor> {
-        let mut out: Vec<f32> = Vec::new();
+    ) -> Result<(Tensor, Tensor)> {
+        let (mut out, mut masks): (Vec<f32>, Vec<f32>) = (Vec::new(), Vec::new());
+        let Sample { points, hidden } = sample;
         let weight = self.cells as f32 / points as f32;
         for i in indices {
             let mut sum = 0.0;
@@ -116,9 +118,26 @@ impl Histograms {
                 let cell = cumulative.partition_point(|&c| c <= at).min(self.cells - 1);
                 out[start + cell] += weight;
             }
+            masks.resize(start + self.cells, 0.0);
+            if hidden > 0 {
+                for cell in index::sample(rng, self.cells, hidden) {
+                    (out[start + cell], masks[start + cell]) = (0.0, 1.0);
+                }
+            }
         }
-        Ok(Tensor::from_vec(out.clone(), (out.len() / self.cells, self.cells), device)?)
+        let shape = (out.len() / self.cells, self.cells);
+        Ok((Tensor::from_vec(out, shape, device)?, Tensor::from_vec(masks, shape, device)?))
     }
+}
+
+/// How a query comes from its item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sample {
+    /// The ink points drawn.
+    pub points: usize,
+    /// The cells, drawn anew for each query, whose points are then taken away; no divergence is told which.
+    pub hidden: usize,
 }
 
 /// Items, and the queries drawn from them.
@@ -128,21 +147,21 @@ pub struct Pairs {
     pub queries: Tensor,
     /// `[n, d]`.
     pub items: Tensor,
+    /// 1 where a cell is hidden from query i, else 0, `[n, d]`.
+    hidden: Tensor,
+    sample: Sample,
 }
 
 impl Pairs {
-    /// All rows as items, each with a query of `points` points drawn with `seed`.
+    /// All rows as items, each with a query drawn with `seed`.
     ///
     /// # Errors
-    /// When the tensors cannot be made.
-    pub fn draw(items: &Histograms, points: usize, seed: u64, device: &Device) -> Result<Self> {
-        if points == 0 {
-            let (got, expected) = ("0".to_owned(), "at least one point a query");
-            return Err(Error::Config { what: "Pairs::draw", field: "points", got, expected });
-        }
+    /// [`Error::Config`] for a query without points or with every cell hidden.
+    pub fn draw(items: &Histograms, sample: Sample, seed: u64, device: &Device) -> Result<Self> {
+        check(sample, items)?;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let queries = items.drawn(0..items.len(), points, &mut rng, device)?;
-        Ok(Self { queries, items: items.tensor(0..items.len(), device)? })
+        let (queries, hidden) = items.drawn(0..items.len(), sample, &mut rng, device)?;
+        Ok(Self { queries, items: items.tensor(0..items.len(), device)?, hidden, sample })
     }
 
     /// The mean reciprocal rank of the right item under D_φ with the query on `side`.
@@ -154,13 +173,63 @@ impl Pairs {
         Ok(match_items(&scorer)?.mean_reciprocal_rank())
     }
 
+    /// The mean reciprocal rank under the law that the queries were drawn by: the likelihood of the points, each
+    /// with the probability of its cell, and an item without ink under one of them last. Where cells were hidden the
+    /// law is told which: of their points it knows only the number, so they count with the probability of all of them.
+    ///
+    /// With every item equally probable no ranking does better on average.
+    ///
+    /// # Errors
+    /// What the retrieval returns.
+    pub fn mean_reciprocal_rank_of_the_law(&self) -> Result<f64> {
+        const IMPOSSIBLE: f64 = -1e30; // below any sum of logarithms, and finite, so that 0 points of it are 0
+        let wide = |t: &Tensor| t.to_dtype(DType::F64);
+        let cells = self.items.dim(1)?;
+        let log = |p: &Tensor| -> Result<Tensor> {
+            let none = p.le(0.0)?;
+            let log = (p + none.to_dtype(DType::F64)?)?.log()?;
+            Ok(none.where_cond(&Tensor::full(IMPOSSIBLE, p.shape(), p.device())?, &log)?)
+        };
+        let points = self.sample.points as f64;
+        let shares = (wide(&self.items)? / cells as f64)?; // [n, d], each row a distribution
+        let counts = (wide(&self.queries)? * (points / cells as f64))?; // [n, d]
+        let missing = (counts.sum_keepdim(1)?.neg()? + points)?; // [n, 1]: the points in hidden cells
+        let missing = missing.round()?; // counts are whole, the histogram's f32 is not quite
+        let under_mask = wide(&self.hidden)?.matmul(&shares.t()?)?; // [n, n]: what each item has in the hidden cells
+        let scores = counts.matmul(&log(&shares)?.t()?)?;
+        let scores = (scores + log(&under_mask)?.broadcast_mul(&missing)?)?;
+        Ok(match_items(&Matrix::new(&scores, Closer::Larger)?)?.mean_reciprocal_rank())
+    }
+
     /// Both mapped, row by row.
     ///
     /// # Errors
     /// What `f` returns.
     pub fn map(&self, f: impl Fn(&Tensor) -> candle_core::Result<Tensor>) -> Result<Self> {
-        Ok(Self { queries: f(&self.queries)?, items: f(&self.items)? })
+        self.map_each(&f, &f)
     }
+
+    /// Queries and items mapped by functions of their own.
+    ///
+    /// # Errors
+    /// What the functions return.
+    pub fn map_each(
+        &self,
+        of_query: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+        of_item: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+    ) -> Result<Self> {
+        Ok(Self { queries: of_query(&self.queries)?, items: of_item(&self.items)?, ..self.clone() })
+    }
+}
+
+fn check(sample: Sample, items: &Histograms) -> Result<()> {
+    if sample.points == 0 || sample.hidden >= items.cells {
+        let Sample { points, hidden } = sample;
+        let got = format!("{points} points with {hidden} of {} cells hidden", items.cells);
+        let expected = "at least one point a query and one cell not hidden";
+        return Err(Error::Config { what: "Pairs::draw", field: "sample", got, expected });
+    }
+    Ok(())
 }
 
 /// A directed retrieval problem.
@@ -171,8 +240,8 @@ pub struct DirectedConfig {
     pub method: Method,
     /// Whether the query is the first argument, D(query ‖ item), or the second.
     pub query_first: bool,
-    /// Ink points in a query.
-    pub points: usize,
+    /// How queries come from items.
+    pub sample: Sample,
     /// Pairs in a batch.
     pub batch: usize,
     /// Seed of weights, batches and draws.
@@ -203,17 +272,20 @@ impl DirectedTask {
     /// # Errors
     /// [`Error::Config`] for a batch larger than the number of items.
     pub fn new(items: Arc<Histograms>, config: DirectedConfig, device: &Device) -> Result<Self> {
-        if config.batch == 0 || config.batch > items.len() || config.points == 0 {
-            let got = format!("{} pairs of {} points", config.batch, config.points);
+        check(config.sample, &items)?;
+        if config.batch == 0 || config.batch > items.len() {
+            let got = format!("{} pairs of {} items", config.batch, items.len());
             let expected = "at least one, and no more pairs than items";
             return Err(Error::Config { what: "DirectedTask", field: "batch", got, expected });
         }
         let dtype = DType::F32;
         let squares: f32 = items.values.iter().map(|v| v * v).sum();
         let scale = f64::from(squares / items.values.len() as f32).sqrt();
-        // Knees over the bulk of the values: queries and items beyond it see straight lines there.
+        // What the parameters are of order one in; the knees themselves stand at the items' quantiles.
         let range = (0.0, 4.0 * scale);
-        let generator = config.method.generator(items.cells, range, scale, config.seed, dtype, device)?;
+        let sample = items.tensor(0..items.len(), device)?;
+        let inputs = Inputs { dim: items.cells, range, scale, sample: Some(&sample) };
+        let generator = config.method.generator(inputs, config.seed, dtype, device)?;
         let distance = Arc::new(BregmanDistance::new(generator.clone(), config.side()));
         let temperature = Temperature::learned(0.1, dtype, device)?;
         let objective = Objective::new(Arc::new(InfoNce::new(distance, temperature)));
@@ -229,7 +301,8 @@ impl DirectedTask {
         let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed);
         rng.set_stream(step as u64 + 1);
         let rows = index::sample(&mut rng, self.items.len(), self.config.batch).into_vec();
-        let queries = self.items.drawn(rows.iter().copied(), self.config.points, &mut rng, &self.device)?;
+        let sample = self.config.sample;
+        let (queries, _) = self.items.drawn(rows.iter().copied(), sample, &mut rng, &self.device)?;
         let items = self.items.tensor(rows.iter().copied(), &self.device)?;
         let labels: Vec<i64> = rows.iter().map(|&i| i as i64).collect();
         Ok(Batch::new(&queries, &labels)?.with_reference(&items, &labels)?)

@@ -17,7 +17,7 @@ use phi::{Generator, SquaredEuclidean};
 use serde::{Deserialize, Serialize};
 
 use crate::train::Task;
-use crate::{Encoder, Error, Group, Method, Mode, Parameter, Result, SmallConv, SmallConvConfig};
+use crate::{Encoder, Error, Group, Inputs, Method, Mode, Parameter, Result, SmallConv, SmallConvConfig};
 
 /// Images that pass through the encoder at once in evaluation.
 const EVALUATION_BATCH: usize = 250;
@@ -129,7 +129,8 @@ impl MetricTask {
         let scale = 1.0 / (encoder.dim() as f64).sqrt();
         let range = (-3.0 * scale, 3.0 * scale);
         let seed = config.seed ^ 0x9e37_79b9; // another stream than the encoder's
-        let generator = config.method.generator(encoder.dim(), range, scale, seed, dtype, device)?;
+        let inputs = Inputs { dim: encoder.dim(), range, scale, sample: None };
+        let generator = config.method.generator(inputs, seed, dtype, device)?;
         let distance = Arc::new(BregmanDistance::new(generator.clone(), Side::First));
         let temperature = Temperature::learned(0.1, dtype, device)?;
         let objective = Objective::new(Arc::new(SupCon { distance, temperature }));

@@ -1,0 +1,138 @@
+//! The learning rates of the quick suite, chosen on held-out training images: no test image is looked at.
+//!
+//! `cargo run -p dml --example select_rates -- metric` or `-- directed` prints, for each method and rate, the mean score
+//! over two seeds. Held out are, in the closed set, 50 of 350 training images of each digit; in the zero-shot
+//! protocol, digits 3 and 4 of the five trained on; in directed retrieval, 1,490 of the 3,500 training digits. The
+//! figures stand in `suite/quick.rs` and `suite/quick_directed.rs`, beside the rates that follow from them.
+
+use std::sync::Arc;
+
+use candle_core::Device;
+use dml::task::{
+    DirectedConfig, DirectedTask, Histograms, MetricConfig, MetricTask, Pairs, Sample, evaluate,
+};
+use dml::{Method, OptimizerConfig, SmallConvConfig, TrainConfig, Watch, train};
+use dml_data::{ImageSet, TrainSize};
+use rayon::prelude::*;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+const SEEDS: u64 = 2;
+
+/// One thing to measure: its name, and the score of a seed.
+type Candidate<'a> = (String, Box<dyn Fn(u64) -> Result<f64, Failure> + Send + Sync + 'a>);
+
+fn main() -> Result<(), Failure> {
+    let digits = Arc::new(dml_data::bundled::mnist_5k()?);
+    let candidates = match std::env::args().nth(1).as_deref() {
+        Some("metric") => metric(&digits),
+        Some("directed") => directed(&digits),
+        _ => return Err("say `metric` or `directed`".into()),
+    };
+    let runs: Vec<(usize, u64)> =
+        (0..candidates.len()).flat_map(|i| (0..SEEDS).map(move |seed| (i, seed))).collect();
+    let scores: Vec<f64> = runs
+        .par_iter()
+        .map(|&(i, seed)| {
+            // A thread of its own, as in the suite.
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+            pool.install(|| candidates[i].1(seed))
+        })
+        .collect::<Result<_, Failure>>()?;
+    for ((name, _), scores) in candidates.iter().zip(scores.chunks(SEEDS as usize)) {
+        let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+        println!("{name}: {mean:.3}  {scores:.3?}");
+    }
+    Ok(())
+}
+
+/// Every `n`th of the images of each class, the first of them at `n` − 1, and the others.
+fn hold_out(digits: &ImageSet, train: &[usize], n: usize) -> (Vec<usize>, Vec<usize>) {
+    let mut seen = std::collections::HashMap::<u32, usize>::new();
+    let (held, kept) = train.iter().partition(|&&i| {
+        let count = seen.entry(digits.labels()[i]).or_default();
+        *count += 1;
+        *count % n == 0
+    });
+    (kept, held)
+}
+
+fn metric(digits: &Arc<ImageSet>) -> Vec<Candidate<'_>> {
+    let mut candidates: Vec<Candidate<'_>> = Vec::new();
+    for protocol in ["closed set", "zero-shot"] {
+        for method in
+            [Method::DeepMahalanobis, Method::MaxAffine, Method::DeepDivergence, Method::EmpiricalBregman]
+        {
+            for rate in [3e-3, 1e-2, 3e-2] {
+                let score = move |seed: u64| -> Result<f64, Failure> {
+                    let (kept, held, classes) = if protocol == "zero-shot" {
+                        let unseen = |class: u32| (3..5).contains(&class);
+                        let all = 0..digits.len();
+                        let seen = all.filter(|&i| digits.labels()[i] < 5);
+                        let (held, kept) = seen.partition(|&i| unseen(digits.labels()[i]));
+                        (kept, held, 3)
+                    } else {
+                        let split = digits.closed_set(TrainSize::PerClass(350), seed)?;
+                        let (kept, held) = hold_out(digits, &split.train, 7);
+                        (kept, held, 10)
+                    };
+                    let images = Arc::new(digits.as_ref().clone().normalized_by(&kept)?);
+                    let encoder = SmallConvConfig::default();
+                    let problem = MetricConfig { method, encoder, classes, per_class: 100 / classes, seed };
+                    let task = MetricTask::new(images, &kept, &problem, &Device::Cpu)?;
+                    let optimizer = OptimizerConfig { generator_rate: rate, ..Default::default() };
+                    train(
+                        &task,
+                        &TrainConfig { steps: 150, optimizer, ..Default::default() },
+                        &Watch::default(),
+                    )?;
+                    let labels: Vec<u32> = held.iter().map(|&i| digits.labels()[i]).collect();
+                    Ok(evaluate(task.generator().as_ref(), &task.embed(&held)?, &labels)?.map_at_r)
+                };
+                candidates.push((format!("{protocol}, {}, {rate:.0e}, MAP@R", method.id()), Box::new(score)));
+            }
+        }
+    }
+    candidates
+}
+
+fn directed(digits: &Arc<ImageSet>) -> Vec<Candidate<'_>> {
+    let mut candidates: Vec<Candidate<'_>> = Vec::new();
+    let tries: [(Method, &[f64], &[usize]); 4] = [
+        (Method::DeepMahalanobis, &[3e-3, 1e-2, 3e-2], &[600, 1800]),
+        (Method::Icnn, &[1e-2, 3e-2, 1e-1], &[600]),
+        (Method::Separable, &[2e-2, 6e-2, 2e-1], &[300]),
+        (Method::EmpiricalBregman, &[1e-2, 4e-2, 1e-1], &[300]),
+    ];
+    for hidden in [0, 24] {
+        for (method, rates, lengths) in tries {
+            for (&rate, &steps) in
+                rates.iter().flat_map(|rate| lengths.iter().map(move |steps| (rate, steps)))
+            {
+                let score = move |seed: u64| -> Result<f64, Failure> {
+                    let split = digits.closed_set(TrainSize::PerClass(350), seed)?;
+                    // 3 of 7 for each digit.
+                    let (rest, third) = hold_out(digits, &split.train, 3);
+                    let (kept, more) = hold_out(digits, &rest, 7);
+                    let held: Vec<usize> = third.into_iter().chain(more).collect();
+                    let sample = Sample { points: 25, hidden };
+                    let held = Pairs::draw(
+                        &Histograms::of_ink(digits, &held)?,
+                        sample,
+                        seed ^ 0x7e57,
+                        &Device::Cpu,
+                    )?;
+                    let problem = DirectedConfig { method, query_first: true, sample, batch: 200, seed };
+                    let items = Arc::new(Histograms::of_ink(digits, &kept)?);
+                    let task = DirectedTask::new(items, problem, &Device::Cpu)?;
+                    let optimizer = OptimizerConfig { generator_rate: rate, ..Default::default() };
+                    train(&task, &TrainConfig { steps, optimizer, ..Default::default() }, &Watch::default())?;
+                    Ok(held.mean_reciprocal_rank(task.generator().as_ref(), problem.side())?)
+                };
+                let name = format!("{hidden} cells hidden, {}, {rate:.0e}, {steps} steps, MRR", method.id());
+                candidates.push((name, Box::new(score)));
+            }
+        }
+    }
+    candidates
+}
