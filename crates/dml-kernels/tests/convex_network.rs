@@ -153,7 +153,15 @@ fn the_same_graph_can_be_differentiated_again_and_in_parts() -> Result<()> {
 fn parameters_that_do_not_fit_are_named() -> Result<()> {
     let parameters = Parameters::new(8, 2, &[3], DType::F64);
     let network = parameters.network(ConvexActivation::Softplus);
-    let message = |x: &Tensor, pivot: &Tensor| convex_network(x, pivot, &network).unwrap_err().to_string();
+    let message = |x: &Tensor, pivot: &Tensor| {
+        convex_network(x, pivot, &network)
+            .unwrap_err()
+            .to_string()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
     let x = normal(9, (4, 2));
     assert_eq!(
         message(&x, &normal(1, (2, 2))),
