@@ -145,6 +145,19 @@ def step_euclidean(tensors):
     return Case(objective, dict(encoder.named_parameters()), optimizer(encoder.parameters()))
 
 
+def step_resnet(tensors):
+    from pytorch_metric_learning import losses
+    from torchvision.models import resnet18
+
+    encoder = resnet18(num_classes=tensors["fc.weight"].shape[0])
+    encoder.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    encoder.maxpool = torch.nn.Identity()
+    encoder.load_state_dict({name: tensors[name] for name, _ in encoder.named_parameters()}, strict=False)
+    loss, images, labels = losses.SupConLoss(), tensors["x"], tensors["labels"]
+    parameters = dict(encoder.named_parameters())
+    return Case(lambda: loss(encoder(images), labels), parameters, optimizer(encoder.parameters()))
+
+
 def divergence(tensors, form):
     phi, labels, x = Icnn(tensors), tensors["labels"], tensors["x"].requires_grad_()
     return Case(lambda: hardest_triplet(form(phi, x), labels), {"x": x, **phi.parameters})
@@ -165,6 +178,7 @@ def load(identifier, path):
         ("matmul", "square"): Product,
         ("step", "conv-icnn-hardest-triplet"): step_icnn,
         ("step", "conv-euclidean-hardest-triplet"): step_euclidean,
+        ("step", "resnet18-sup-con"): step_resnet,
         ("objective", "icnn-hardest-triplet"): lambda t: divergence(t, Icnn.all_pairs),
         ("objective", "icnn-hardest-triplet-pair-expansion"): lambda t: divergence(t, Icnn.pair_expansion),
     }

@@ -11,7 +11,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout as TensorLayout, Result, Shape, 
 use rayon::prelude::*;
 
 use crate::cpu::{contiguous, lane_sum, map2_into, threads, vectorized, with_slice};
-use crate::linear::{Activation, rectify, relu, relu_mask};
+use crate::linear::{Activation, relu, relu_mask};
 use crate::real::{Real, on_cpu, with_real};
 use crate::scratch::Scratch;
 use crate::simd::Vectors;

@@ -133,7 +133,6 @@ pub(crate) fn relu<T: Real>(z: T) -> T {
 }
 
 vectorized! {
-    /// The ReLU of all.
     fn rectify<T: Real>(out: &mut [T]) {
         out.iter_mut().for_each(|v| *v = relu(*v));
     }

@@ -11,6 +11,8 @@ pub enum Work {
     Matmul { size: usize },
     /// A training step of the convolutional net: forward, backward, AdamW.
     Step { batch: usize, divergence: Divergence },
+    /// A training step of ResNet-18 for 32×32 pixels under the supervised contrastive loss.
+    ResNet { batch: usize },
     /// Hardest triplets under the divergence of a convex network, alone: forward and backward.
     HardestTriplet { n: usize, d: usize },
     /// A loss of the catalogue, alone, at its defaults: forward and backward.
@@ -61,6 +63,7 @@ pub fn all() -> Vec<Case> {
     let mut cases = vec![
         case("step", "conv-icnn-hardest-triplet", "b128", step(Divergence::Icnn)),
         case("step", "conv-euclidean-hardest-triplet", "b128", step(Divergence::Euclidean)),
+        Case { most_repetitions: 9, ..case("step", "resnet18-sup-con", "b64", Work::ResNet { batch: 64 }) },
         case("objective", "icnn-hardest-triplet", "n512_d128", large),
         case("objective", "icnn-hardest-triplet", "n128_d64", Work::HardestTriplet { n: 128, d: 64 }),
         Case {

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use bregman::Side;
 use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
-use dml::{Encoder, Group, Mode, Optimizer, OptimizerConfig, Parameter, SmallConv, SmallConvConfig};
+use dml::{
+    Encoder, Group, Mode, Optimizer, OptimizerConfig, Parameter, ResNet, ResNetConfig, SmallConv,
+    SmallConvConfig,
+};
 use dml_loss::{
     Batch, BatchHard, BatchHardConfig, BregmanDistance, Distance, Lp, Objective, TripletMargin,
     TripletMarginConfig,
@@ -23,6 +26,7 @@ use super::losses::{self, Given};
 
 const SEED: u64 = 20_260_101;
 const IMAGE: [usize; 3] = [1, 28, 28];
+const PICTURE: [usize; 3] = [3, 32, 32];
 /// Rows of a class.
 const PER_CLASS: usize = 16;
 /// The margin of hardest triplets under the learned divergence: most triplets violate it.
@@ -120,7 +124,13 @@ impl Workload {
         match case.work {
             Work::Loader(pictures) => pictures.workload(data, file),
             Work::Matmul { .. } => product(data),
-            Work::Step { divergence, .. } => step(divergence, data),
+            Work::Step { divergence, .. } => small_step(divergence, data),
+            Work::ResNet { batch } => {
+                let encoder =
+                    ResNet::new(PICTURE[0], &ResNetConfig::default(), SEED, DType::F32, &Device::Cpu)?;
+                let objective = losses::find("sup-con")?.objective(batch / PER_CLASS, encoder.dim())?;
+                step(encoder, objective, Vec::new(), data)
+            }
             Work::HardestTriplet { d, .. } => {
                 let (objective, parameters) = under_icnn(d)?;
                 alone(objective, parameters, data)
@@ -140,13 +150,23 @@ fn product(data: HashMap<String, Tensor>) -> anyhow::Result<Workload> {
     Ok(Workload::of(data, pass, None))
 }
 
-fn step(divergence: Divergence, data: HashMap<String, Tensor>) -> anyhow::Result<Workload> {
+fn small_step(divergence: Divergence, data: HashMap<String, Tensor>) -> anyhow::Result<Workload> {
     let config = SmallConvConfig { channels: [32, 64], hidden: 128, dim: 64 };
     let encoder = SmallConv::new(IMAGE, &config, SEED, DType::F32, &Device::Cpu)?;
     let (objective, generator) = match divergence {
         Divergence::Icnn => under_icnn(config.dim)?,
         Divergence::Euclidean => (hardest_triplet(Arc::new(Lp::default()), 0.05), Vec::new()),
     };
+    step(encoder, objective, generator, data)
+}
+
+/// Forward, backward and AdamW of an encoder and what the objective has to learn.
+fn step(
+    encoder: impl Encoder + 'static,
+    objective: Objective,
+    generator: Vec<(String, Var)>,
+    data: HashMap<String, Tensor>,
+) -> anyhow::Result<Workload> {
     let mut parameters = encoder.parameters();
     let group = |group| move |(name, var): &(String, Var)| Parameter::new(name.clone(), var, group);
     let mut learned: Vec<Parameter> = parameters.iter().map(group(Group::Encoder)).collect();
@@ -220,6 +240,7 @@ fn data(work: Work) -> anyhow::Result<HashMap<String, Tensor>> {
             return Ok(HashMap::from([("a".to_owned(), a), ("b".to_owned(), b)]));
         }
         Work::Step { batch, .. } => (batch, IMAGE.to_vec()),
+        Work::ResNet { batch } => (batch, PICTURE.to_vec()),
         Work::HardestTriplet { n, d } | Work::Loss { n, d, .. } => (n, vec![d]),
     };
     let classes = n / PER_CLASS;

@@ -7,7 +7,9 @@
 use std::sync::OnceLock;
 
 use super::sparse::{Entry, Sparse};
+use super::tile::SLACK;
 use super::*;
+use crate::linear::relu as rectified;
 use crate::pool2d::max_pool2d;
 
 /// `max_pool2d(conv2d(x, weight, bias, config), 2, 2, 0)`: `x` `[n, c, h, w]`, `weight` `[o, c/groups, kh, kw]`,
@@ -65,48 +67,53 @@ struct Maxima<'a, T> {
 
 impl<T: Real> Finish<T> for Maxima<'_, T> {
     fn put(&self, channel: usize, results: &[T], row: usize, maxima: &mut [T], choices: &mut [u8]) {
-        maxima_of_windows(results, row, self.bias[channel], self.width, maxima, choices);
-        if self.activation == Activation::Relu {
-            rectify(maxima);
-        }
+        let relu = self.activation == Activation::Relu;
+        maxima_of_windows(results, row, self.bias[channel], relu, self.width, maxima, choices);
     }
 }
 
-/// Columns of windows that are worked on at once: a few vectors, which stay in registers or close by.
-const COLUMNS: usize = 32;
+/// Windows that are worked on at once. A row is rounded up to whole turns, reading into what follows it: a remainder
+/// would go one by one, with branches that no processor can predict, and rows of few windows have little else.
+const WINDOWS: usize = 16;
+const _: () = assert!(2 * WINDOWS <= SLACK);
 
 vectorized! {
     fn maxima_of_windows<T: Real>(
         results: &[T],
         row: usize,
         bias: T,
+        relu: bool,
         width: usize,
         maxima: &mut [T],
         choices: &mut [u8],
     ) {
         let (one, two) = (T::ONE, T::ONE + T::ONE);
-        let mut larger = [T::ZERO; 2 * COLUMNS];
-        let mut places = [T::ZERO; 2 * COLUMNS];
+        let (mut larger, mut places) = ([T::ZERO; 2 * WINDOWS], [T::ZERO; 2 * WINDOWS]);
+        let (mut values, mut at) = ([T::ZERO; WINDOWS], [0u8; WINDOWS]);
         for (y, (maxima, choices)) in maxima.chunks_exact_mut(width).zip(choices.chunks_exact_mut(width)).enumerate() {
-            let parts = maxima.chunks_mut(COLUMNS).zip(choices.chunks_mut(COLUMNS)).enumerate();
-            for (part, (maxima, choices)) in parts {
-                let count = 2 * maxima.len();
-                let top = &results[2 * y * row + 2 * COLUMNS * part..][..count];
-                let bottom = &results[(2 * y + 1) * row + 2 * COLUMNS * part..][..count];
+            for (part, (maxima, choices)) in maxima.chunks_mut(WINDOWS).zip(choices.chunks_mut(WINDOWS)).enumerate() {
+                let top = &results[2 * y * row + 2 * WINDOWS * part..][..2 * WINDOWS];
+                let bottom = &results[(2 * y + 1) * row + 2 * WINDOWS * part..][..2 * WINDOWS];
                 // The lower pixel of each column where it is larger or NaN.
-                let columns = larger.iter_mut().zip(&mut places).zip(top.iter().zip(bottom));
-                for ((larger, place), (&t, &b)) in columns {
+                for x in 0..2 * WINDOWS {
+                    let (t, b) = (top[x], bottom[x]);
                     let takes = (b > t) | b.is_nan();
-                    *larger = if takes { b } else { t };
-                    *place = if takes { two } else { T::ZERO };
+                    larger[x] = if takes { b } else { t };
+                    places[x] = if takes { two } else { T::ZERO };
                 }
                 // The right column where it is larger or NaN, or has as much in an earlier row.
-                let pairs = larger[..count].chunks_exact(2).zip(places[..count].chunks_exact(2));
-                for (((max, choice), v), at) in maxima.iter_mut().zip(choices).zip(pairs.clone().map(|p| p.0)).zip(pairs.map(|p| p.1)) {
-                    let takes = (v[1] > v[0]) | v[1].is_nan() | ((v[1] == v[0]) & (at[1] < at[0]));
-                    *max = (if takes { v[1] } else { v[0] }) + bias;
-                    *choice = (if takes { at[1] + one } else { at[0] }).to_byte();
+                for x in 0..WINDOWS {
+                    let (l, r, l_at, r_at) = (larger[2 * x], larger[2 * x + 1], places[2 * x], places[2 * x + 1]);
+                    let takes = (r > l) | r.is_nan() | ((r == l) & (r_at < l_at));
+                    values[x] = (if takes { r } else { l }) + bias;
+                    at[x] = (if takes { r_at + one } else { l_at }).to_byte();
                 }
+                if relu {
+                    values.iter_mut().for_each(|v| *v = rectified(*v));
+                }
+                let count = maxima.len();
+                maxima.copy_from_slice(&values[..count]);
+                choices.copy_from_slice(&at[..count]);
             }
         }
     }
