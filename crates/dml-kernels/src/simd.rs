@@ -50,7 +50,8 @@ pub(crate) unsafe fn sum_of_lanes<T: Real, S: Simd<T>>(v: S::V) -> T {
     while width > 1 {
         width /= 2;
         for i in 0..width {
-            lanes[i] = lanes[i] + lanes[i + width];
+            let other = lanes[i + width];
+            lanes[i] += other;
         }
     }
     lanes[0]
@@ -185,6 +186,7 @@ macro_rules! with_widest {
         $body:block) => {
         $(#[$meta])*
         pub(crate) fn $name<$t: crate::simd::Vectors>($($arg: $type),*) $(-> $result)? {
+            #[allow(clippy::too_many_arguments, reason = "as many as the function has that this defines")]
             #[inline(always)]
             // SAFETY: called only below, where the processor has the instruction set.
             unsafe fn body<$t: crate::simd::Vectors, $s: crate::simd::Simd<$t>>($($arg: $type),*)
@@ -192,12 +194,14 @@ macro_rules! with_widest {
 
             #[cfg(target_arch = "x86_64")]
             {
+                #[allow(clippy::too_many_arguments, reason = "as many as the function has that this defines")]
                 #[target_feature(enable = "avx512f")]
                 // SAFETY: called only where the processor has AVX-512.
                 unsafe fn widest<$t: crate::simd::Vectors>($($arg: $type),*) $(-> $result)? {
                     // SAFETY: this function is compiled for it.
                     unsafe { body::<$t, $t::Widest>($($arg),*) }
                 }
+                #[allow(clippy::too_many_arguments, reason = "as many as the function has that this defines")]
                 #[target_feature(enable = "avx2,fma")]
                 // SAFETY: called only where the processor has AVX2 and FMA.
                 unsafe fn wide<$t: crate::simd::Vectors>($($arg: $type),*) $(-> $result)? {

@@ -52,7 +52,7 @@ fn hold_out(digits: &ImageSet, train: &[usize], n: usize) -> (Vec<usize>, Vec<us
     let (held, kept) = train.iter().partition(|&&i| {
         let count = seen.entry(digits.labels()[i]).or_default();
         *count += 1;
-        *count % n == 0
+        count.is_multiple_of(n)
     });
     (kept, held)
 }

@@ -4,6 +4,10 @@ use super::loader::Pictures;
 use super::losses::LOSSES;
 use super::record::TOLERANCE;
 
+/// Of a residual network's gradients: eighteen layers of batch normalization carry the rounding of f32 so far that PyTorch's
+/// own first layers, in f32 and in f64, differ by 1.5e-3.
+const RESIDUAL_TOLERANCE: f64 = 1e-2;
+
 /// What a case computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
@@ -46,6 +50,7 @@ impl Case {
     pub fn tolerance(&self) -> f64 {
         match self.work {
             Work::Loader(pictures) => pictures.tolerance(),
+            Work::ResNet { .. } => RESIDUAL_TOLERANCE,
             _ => TOLERANCE,
         }
     }

@@ -66,12 +66,12 @@ impl Sparse {
             let mut entries = Vec::with_capacity(g.pooled_plane());
             for (i, x) in x.chunks_exact(g.image()).enumerate() {
                 for (block, image) in image.chunks_exact_mut(self.plane()).enumerate() {
-                    self.to_channels_last(g, &x[block * self.block * g.height * g.width..], image);
+                    self.lay_channels_last(g, &x[block * self.block * g.height * g.width..], image);
                 }
                 to_image.fill(T::ZERO);
-                for channel in 0..g.outputs {
+                for (channel, to_bias) in to_bias.iter_mut().enumerate() {
                     pixels(first + i).entries(channel, self.size.1, self.block, &mut entries);
-                    to_bias[channel] += Pixels::sum(&entries);
+                    *to_bias += Pixels::sum(&entries);
                     let of = |block: usize| (channel * self.blocks + block) * KERNEL * self.block;
                     for (block, image) in image.chunks_exact(self.plane()).enumerate() {
                         let sums = &mut to_weight[of(block)..][..KERNEL * self.block];
@@ -85,7 +85,7 @@ impl Sparse {
                 if let Some(to_x) = to_x.as_deref_mut() {
                     let to_x = &mut to_x[i * g.image()..][..g.image()];
                     for (block, to_image) in to_image.chunks_exact(self.plane()).enumerate() {
-                        self.from_channels_last(
+                        self.lay_channels_first(
                             g,
                             to_image,
                             &mut to_x[block * self.block * g.height * g.width..],
@@ -131,7 +131,7 @@ impl Sparse {
         (g.axis(0, g.height).inside(self.size.0), g.axis(0, g.width).inside(self.size.1))
     }
 
-    fn to_channels_last<T: Real>(&self, g: &Geometry, x: &[T], image: &mut [T]) {
+    fn lay_channels_last<T: Real>(&self, g: &Geometry, x: &[T], image: &mut [T]) {
         let (rows, columns) = self.inside(g);
         for y in rows {
             let source = (y - g.config.padding) * g.width;
@@ -144,7 +144,7 @@ impl Sparse {
         }
     }
 
-    fn from_channels_last<T: Real>(&self, g: &Geometry, image: &[T], x: &mut [T]) {
+    fn lay_channels_first<T: Real>(&self, g: &Geometry, image: &[T], x: &mut [T]) {
         let (rows, columns) = self.inside(g);
         for y in rows {
             let target = (y - g.config.padding) * g.width;

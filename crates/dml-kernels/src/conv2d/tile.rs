@@ -116,6 +116,7 @@ unsafe fn correlate_tile<T: Vectors, S: Simd<T>, const M: usize, const N: usize>
 with_widest! {
     /// `out[r·out_row + k] += Σ_p a[r·a_row + p]·b[offsets[k] + p]` for r < m ≤ `tile_rows`, k < `offsets.len()`, over
     /// p < `positions`, rounded up to whole vectors: `a` is 0 there.
+    #[expect(clippy::too_many_arguments, reason = "two operands and a result, each with its stride")]
     fn dot_rows<T, S>(a: &[T], a_row: usize, m: usize, b: &[T], offsets: &[usize], out: &mut [T], out_row: usize, positions: usize) {
         let furthest = offsets.iter().max().copied().unwrap_or(0);
         assert!(m <= S::ROWS && a_row >= positions + SLACK && a.len() >= m * a_row, "first rows of a tile");
@@ -126,10 +127,10 @@ with_widest! {
             // SAFETY: the instruction set is the one this is compiled for; reads end before positions + SLACK in
             // each row, which the slices were asserted to hold.
             unsafe {
-                match offsets {
-                    &[x] => dot_some::<T, S, 1>(a, a_row, m, b, [x], out, out_row, positions),
-                    &[x, y] => dot_some::<T, S, 2>(a, a_row, m, b, [x, y], out, out_row, positions),
-                    &[x, y, z] => dot_some::<T, S, 3>(a, a_row, m, b, [x, y, z], out, out_row, positions),
+                match *offsets {
+                    [x] => dot_some::<T, S, 1>(a, a_row, m, b, [x], out, out_row, positions),
+                    [x, y] => dot_some::<T, S, 2>(a, a_row, m, b, [x, y], out, out_row, positions),
+                    [x, y, z] => dot_some::<T, S, 3>(a, a_row, m, b, [x, y, z], out, out_row, positions),
                     _ => {}
                 }
             }
