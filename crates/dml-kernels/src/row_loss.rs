@@ -237,7 +237,7 @@ impl PairMatrix {
         with_real!(self.dtype(), "slopes", T => Ok(Slopes(T::storage(vec![<T as Real>::ZERO; len]))))
     }
 
-    /// Σ_i weights[i]·(the losses of row i in the band); the derivatives are added to `slopes`.
+    /// `Σ_i weights[i]·(the losses of row i in the band)`; the derivatives are added to `slopes`.
     ///
     /// # Errors
     /// When there is not a weight a row.
