@@ -142,7 +142,13 @@ proptest! {
             close("∇φ*(∇φ(x))", &grad_conjugate(phi, &at_x)?, &x, SOLVED)?;
             let numeric = Dual { ignore_closed_form: true, ..Dual::default() }.solve(phi, &at_x)?;
             assert!(!numeric.report.closed_form && numeric.report.residual <= 1e-9);
-            close("numeric ∇φ*(∇φ(x))", &numeric.point, &x, SOLVED)?;
+            // Strong convexity with modulus m: ‖point − x‖ ≤ ‖∇φ(point) − ∇φ(x)‖ / m, and each of the d slopes is off by
+            // no more than the residual, which is relative to 1 + the largest slope.
+            let largest = at_x.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>()?;
+            let slopes = numeric.report.residual * (1.0 + largest) * (d as f64).sqrt();
+            let m = phi.strong_convexity()?;
+            let reached = if m > 0.0 { SOLVED + slopes / m } else { SOLVED };
+            close("numeric ∇φ*(∇φ(x))", &numeric.point, &x, reached)?;
             let fenchel = (phi.value(&x)? + conjugate(phi, &at_x)?)?;
             close("φ(x) + φ*(∇φ(x))", &fenchel, &dot(&at_x, &x)?, SOLVED)?;
             close("dual", &conjugate_divergence(phi, &at_y, &at_x)?, &paired(phi, &x, &y)?, SOLVED)
