@@ -8,12 +8,12 @@
 //! |---|---|---|---|
 //! | Mahalanobis, 3e-3 · 1e-2 · 3e-2 | 600 | 0.496 · 0.498 · 0.499 | 0.124 · 0.127 · 0.127 |
 //! | | 1800 | **0.499** · 0.497 · 0.498 | 0.127 · **0.128** · 0.128 |
-//! | ICNN, 1e-2 · 3e-2 · 1e-1 | 600 | 0.626 · **0.636** · 0.616 | 0.192 · **0.202** · 0.193 |
+//! | ICNN, 1e-2 · 3e-2 · 1e-1 | 600 | 0.626 · **0.636** · 0.619 | 0.192 · **0.202** · 0.190 |
 //! | Separable, 2e-2 · 6e-2 · 2e-1 | 300 | 0.667 · **0.674** · 0.671 | 0.214 · 0.218 · **0.220** |
-//! | Empirical Bregman, 1e-2 · 4e-2 · 1e-1 | 300 | 0.648 · 0.669 · **0.673** | 0.204 · 0.218 · **0.219** |
+//! | Empirical Bregman, 1e-2 · 4e-2 · 1e-1 | 300 | 0.648 · 0.669 · **0.672** | 0.204 · 0.218 · **0.219** |
 //!
-//! Of equals the longer training and the smaller rate. Before separable units stood at the items' quantiles, 600 steps
-//! gave an MRR of 0.666 on held-out training digits where 300 now give 0.689.
+//! Of equals the longer training and the smaller rate. Separable units start at the items' quantiles: evenly spaced
+//! ones gave an MRR of 0.659 ± 0.008 on the test digits after 600 steps, these 0.682 ± 0.006 after 300.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
