@@ -27,6 +27,8 @@ pub use pooled::conv2d_max_pool2d;
 
 /// Elements of a canvas: with the results they make, they stay in a core's second-level cache.
 const CANVAS: usize = 32 * 1024;
+/// Output pixels of a canvas at least: with fewer, small images would spend their time at the ends of the inner loops.
+const PIXELS: usize = 256;
 /// Images on a canvas at most; more share their zeros no better.
 const IMAGES: usize = 8;
 
@@ -178,7 +180,8 @@ impl Geometry {
 
     /// Images on a canvas.
     fn images(&self, plan: &Plan) -> usize {
-        (CANVAS / plan.image().max(1)).clamp(1, IMAGES).min(self.piece())
+        let wanted = (CANVAS / plan.image().max(1)).max(PIXELS / self.plane().max(1));
+        wanted.clamp(1, IMAGES).min(self.piece())
     }
 
     /// Elements of one group of an input image.
