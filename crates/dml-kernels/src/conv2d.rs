@@ -10,18 +10,21 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout as TensorLayout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{contiguous, lane_sum, map2_into, threads, vectorized, with_slice};
+use crate::cpu::{contiguous, lane_sum, map2_into, share, threads, vectorized, with_slice};
 use crate::linear::{Activation, relu, relu_mask};
 use crate::real::{Real, on_cpu, with_real};
 use crate::scratch::Scratch;
 use crate::simd::Vectors;
 use canvas::{Axis, Layout, Plan, Tap, pack};
 use tile::{correlate, dot_rows, tile_rows};
+use winograd::Winograd;
 
 mod canvas;
+mod channels_last;
 mod pooled;
 mod sparse;
 mod tile;
+mod winograd;
 
 pub use pooled::conv2d_max_pool2d;
 
@@ -299,6 +302,9 @@ impl Geometry {
         if out.is_empty() {
             return;
         }
+        if let Some(winograd) = Winograd::new::<T>(self) {
+            return winograd.forward(x, weight, out, notes, finish);
+        }
         let (plan, rows, outputs, depth) =
             (self.forward_plan(), tile_rows::<T>(), self.group_outputs(), self.depth());
         let packed: Vec<Vec<T>> = weight
@@ -308,16 +314,10 @@ impl Geometry {
         let layout = plan.layout(self.images(&plan));
         let out_image = out.len() / self.batch;
         let out_channel = out_image / self.outputs;
-        let piece = self.piece();
-        let pieces = out.len().div_ceil(piece * out_image);
-        let notes: Vec<Option<&mut [u8]>> = match notes {
-            Some(notes) => notes.chunks_mut(piece * out_image).map(Some).collect(),
-            None => (0..pieces).map(|_| None).collect(),
-        };
-        out.par_chunks_mut(piece * out_image).zip(notes).enumerate().for_each(|(at, (out, mut notes))| {
+        self.forward_by_pieces(x, out, notes, |x, out, mut notes| {
             let mut canvas = Scratch::<T>::zeros(layout.len(&plan));
             let mut results = Scratch::<T>::zeros(rows * layout.result_row());
-            let x = x[at * piece * self.image()..].chunks(layout.images * self.image());
+            let x = x.chunks(layout.images * self.image());
             for (batch, (out, x)) in out.chunks_mut(layout.images * out_image).zip(x).enumerate() {
                 let mut notes =
                     notes.as_deref_mut().map(|notes| &mut notes[batch * layout.images * out_image..]);
@@ -352,6 +352,24 @@ impl Geometry {
         });
     }
 
+    /// Runs `work(inputs, outputs, notes)` on each thread's piece of the batch.
+    fn forward_by_pieces<T: Vectors>(
+        &self,
+        x: &[T],
+        out: &mut [T],
+        notes: Option<&mut [u8]>,
+        work: impl Fn(&[T], &mut [T], Option<&mut [u8]>) + Sync,
+    ) {
+        let piece = self.piece();
+        let out_piece = piece * (out.len() / self.batch);
+        let notes: Vec<Option<&mut [u8]>> = match notes {
+            Some(notes) => notes.chunks_mut(out_piece).map(Some).collect(),
+            None => (0..out.len().div_ceil(out_piece)).map(|_| None).collect(),
+        };
+        let x = x.par_chunks(piece * self.image());
+        out.par_chunks_mut(out_piece).zip(notes).zip(x).for_each(|((out, notes), x)| work(x, out, notes));
+    }
+
     /// Gradients of input (where wanted), weight and bias; `gradient(image, g)` writes an image's output gradient, with
     /// the activation undone, to g.
     fn backward<T: Vectors>(
@@ -361,63 +379,68 @@ impl Geometry {
         wants_input: bool,
         gradient: impl Fn(usize, &mut [T]) + Sync,
     ) -> Gradients<T> {
+        if let Some(winograd) = Winograd::new::<T>(self) {
+            return winograd.backward(x, weight, wants_input, gradient);
+        }
         let plan = self.forward_plan();
         let layout = plan.layout(self.images(&plan));
+        let weights = self.outputs * self.depth();
         let to_input = if wants_input { self.input_steps(weight, layout.images) } else { Vec::new() };
-        self.backward_by_pieces(x, wants_input, |first, x, mut to_x, to_weight, to_bias| {
-            let mut canvas = Scratch::<T>::zeros(layout.len(&plan));
-            let mut gradients = Scratch::<T>::zeros(self.group_outputs() * layout.result_row());
-            let mut plain = Scratch::<T>::zeros(layout.images * self.result());
-            let mut steps: Vec<InputCanvas<T>> = to_input.iter().map(InputCanvas::new).collect();
-            for (batch, x) in x.chunks(layout.images * self.image()).enumerate() {
-                let count = x.len() / self.image();
-                for (i, plain) in plain.chunks_exact_mut(self.result()).take(count).enumerate() {
-                    gradient(first + batch * layout.images + i, plain);
-                    add_plane_sums(to_bias, plain);
-                }
-                let images =
-                    || x.chunks_exact(self.image()).zip(plain.chunks_exact(self.result())).enumerate();
-                if count < layout.images {
-                    gradients.fill(T::ZERO);
-                }
-                for g in 0..self.config.groups {
-                    for (i, (image, plain)) in images() {
-                        plan.fill(&layout, i, &image[g * self.group_image()..], &mut canvas);
-                        let plain = &plain[g * self.group_result()..][..self.group_result()];
-                        spread(&layout, i, plain, self.out_width, &mut gradients);
+        let sums =
+            self.backward_by_pieces(x, weights, wants_input, |first, x, mut to_x, to_weight, to_bias| {
+                let mut canvas = Scratch::<T>::zeros(layout.len(&plan));
+                let mut gradients = Scratch::<T>::zeros(self.group_outputs() * layout.result_row());
+                let mut plain = Scratch::<T>::zeros(layout.images * self.result());
+                let mut steps: Vec<InputCanvas<T>> = to_input.iter().map(InputCanvas::new).collect();
+                for (batch, x) in x.chunks(layout.images * self.image()).enumerate() {
+                    let count = x.len() / self.image();
+                    for (i, plain) in plain.chunks_exact_mut(self.result()).take(count).enumerate() {
+                        gradient(first + batch * layout.images + i, plain);
+                        add_plane_sums(to_bias, plain);
                     }
-                    self.add_to_weight(g, &layout, &canvas, &gradients, to_weight);
-                    let Some(to_x) = to_x.as_deref_mut() else { continue };
-                    let to_x = &mut to_x[batch * layout.images * self.image()..][..x.len()];
-                    for (step, state) in to_input.iter().zip(&mut steps) {
-                        for (i, (_, plain)) in images() {
-                            step.of.plan.fill(
-                                &step.layout,
-                                i,
-                                &plain[g * self.group_result()..],
-                                &mut state.canvas,
-                            );
+                    let images =
+                        || x.chunks_exact(self.image()).zip(plain.chunks_exact(self.result())).enumerate();
+                    if count < layout.images {
+                        gradients.fill(T::ZERO);
+                    }
+                    for g in 0..self.config.groups {
+                        for (i, (image, plain)) in images() {
+                            plan.fill(&layout, i, &image[g * self.group_image()..], &mut canvas);
+                            let plain = &plain[g * self.group_result()..][..self.group_result()];
+                            spread(&layout, i, plain, self.out_width, &mut gradients);
                         }
-                        self.input_gradient(g, step, state, to_x);
+                        self.add_to_weight(g, &layout, &canvas, &gradients, to_weight);
+                        let Some(to_x) = to_x.as_deref_mut() else { continue };
+                        let to_x = &mut to_x[batch * layout.images * self.image()..][..x.len()];
+                        for (step, state) in to_input.iter().zip(&mut steps) {
+                            for (i, (_, plain)) in images() {
+                                step.of.plan.fill(
+                                    &step.layout,
+                                    i,
+                                    &plain[g * self.group_result()..],
+                                    &mut state.canvas,
+                                );
+                            }
+                            self.input_gradient(g, step, state, to_x);
+                        }
                     }
                 }
-            }
-        })
+            });
+        Gradients { to_x: sums.0, to_weight: sums.1, to_bias: sums.2 }
     }
 
-    /// Runs `work(first image, inputs, their gradient, sums for weight and bias)` on each thread's piece of the batch and
-    /// adds the sums in the order of the pieces.
+    /// Runs `work(first image, inputs, their gradient, sums, sums for the bias)` on each thread's piece of the batch and
+    /// adds the sums, of which there are `count` and one for each output channel, in the order of the pieces.
     fn backward_by_pieces<T: Vectors>(
         &self,
         x: &[T],
+        count: usize,
         wants_input: bool,
         work: impl Fn(usize, &[T], Option<&mut [T]>, &mut [T], &mut [T]) + Sync,
-    ) -> Gradients<T> {
+    ) -> (Option<Vec<T>>, Vec<T>, Vec<T>) {
         let mut to_x = vec![T::ZERO; if wants_input { x.len() } else { 0 }];
-        let weights = self.outputs * self.depth();
         if x.is_empty() || self.result() == 0 {
-            let (to_weight, to_bias) = (vec![T::ZERO; weights], vec![T::ZERO; self.outputs]);
-            return Gradients { to_x: wants_input.then_some(to_x), to_weight, to_bias };
+            return (wants_input.then_some(to_x), vec![T::ZERO; count], vec![T::ZERO; self.outputs]);
         }
         let piece = self.piece() * self.image();
         let inputs: Vec<Option<&mut [T]>> = if wants_input {
@@ -430,18 +453,20 @@ impl Geometry {
             .zip(inputs)
             .enumerate()
             .map(|(i, (x, to_x))| {
-                let mut sums = (vec![T::ZERO; weights], vec![T::ZERO; self.outputs]);
+                let mut sums = (vec![T::ZERO; count], vec![T::ZERO; self.outputs]);
                 work(i * self.piece(), x, to_x, &mut sums.0, &mut sums.1);
                 sums
             })
             .collect();
         let mut sums = sums.into_iter();
-        let (mut to_weight, mut to_bias) = sums.next().unwrap_or_default();
-        for (weight, bias) in sums {
-            to_weight.iter_mut().zip(weight).for_each(|(o, v)| *o += v);
+        let (mut of_pieces, mut to_bias) = sums.next().unwrap_or_default();
+        for (of_piece, bias) in sums {
+            share(&mut of_pieces, 1, |start, sums| {
+                sums.iter_mut().zip(&of_piece[start..]).for_each(|(o, &v)| *o += v);
+            });
             to_bias.iter_mut().zip(bias).for_each(|(o, v)| *o += v);
         }
-        Gradients { to_x: wants_input.then_some(to_x), to_weight, to_bias }
+        (wants_input.then_some(to_x), of_pieces, to_bias)
     }
 
     /// Adds one group's ∂W, from inputs on the canvas and output gradients spread over its positions.

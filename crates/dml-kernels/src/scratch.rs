@@ -20,8 +20,23 @@ pub(crate) struct Scratch<T: Real>(Vec<T>);
 impl<T: Real> Scratch<T> {
     /// So many zeros.
     pub(crate) fn zeros(len: usize) -> Self {
-        let mut values = FREE.with_borrow_mut(|free| -> Vec<T> {
-            // The smallest that is large enough, else the largest, which grows.
+        let mut values = Self::take(len);
+        values.clear();
+        values.resize(len, T::ZERO);
+        Self(values)
+    }
+
+    /// So many elements of any value: whoever takes them writes before reading.
+    pub(crate) fn stale(len: usize) -> Self {
+        let mut values = Self::take(len);
+        values.truncate(len);
+        values.resize(len, T::ZERO);
+        Self(values)
+    }
+
+    /// The smallest kept buffer that is large enough, else the largest, which grows.
+    fn take(len: usize) -> Vec<T> {
+        FREE.with_borrow_mut(|free| {
             let of = |buffer: &Box<dyn Any>| buffer.downcast_ref::<Vec<T>>().map(Vec::capacity);
             let fits = |&(_, capacity): &(usize, usize)| capacity >= len;
             let capacities = || free.iter().enumerate().filter_map(|(i, buffer)| Some((i, of(buffer)?)));
@@ -29,10 +44,7 @@ impl<T: Real> Scratch<T> {
             let best = best.or_else(|| capacities().max_by_key(|&(_, capacity)| capacity));
             let buffer = best.map(|(i, _)| free.swap_remove(i));
             buffer.and_then(|buffer| buffer.downcast().ok()).map(|buffer| *buffer).unwrap_or_default()
-        });
-        values.clear();
-        values.resize(len, T::ZERO);
-        Self(values)
+        })
     }
 }
 

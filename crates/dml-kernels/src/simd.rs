@@ -34,6 +34,16 @@ pub(crate) trait Simd<T>: 'static {
     /// # Safety
     /// The processor has the instruction set.
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// a + b.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// a − b.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
 }
 
 /// The sum of the lanes, in their order.
@@ -91,12 +101,24 @@ impl<T: Real> Simd<T> for Portable {
     unsafe fn mul_add(a: [T; 4], b: [T; 4], c: [T; 4]) -> [T; 4] {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
+
+    #[inline(always)]
+    // SAFETY: nothing is asked of the processor.
+    unsafe fn add(a: [T; 4], b: [T; 4]) -> [T; 4] {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    // SAFETY: nothing is asked of the processor.
+    unsafe fn sub(a: [T; 4], b: [T; 4]) -> [T; 4] {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
 }
 
 /// Implements [`Simd`] by intrinsics.
 #[cfg(target_arch = "x86_64")]
 macro_rules! x86 {
-    ($name:ident, $t:ty, $v:ident, $lanes:literal, $rows:literal, $splat:ident, $load:ident, $store:ident, $mul_add:ident) => {
+    ($name:ident, $t:ty, $v:ident, $lanes:literal, $rows:literal, $splat:ident, $load:ident, $store:ident, $mul_add:ident, $add:ident, $sub:ident) => {
         impl Simd<$t> for $name {
             type V = std::arch::x86_64::$v;
             const LANES: usize = $lanes;
@@ -129,6 +151,20 @@ macro_rules! x86 {
                 // SAFETY: as above.
                 unsafe { std::arch::x86_64::$mul_add(a, b, c) }
             }
+
+            #[inline(always)]
+            // SAFETY: the caller promises the instruction set.
+            unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+                // SAFETY: as above.
+                unsafe { std::arch::x86_64::$add(a, b) }
+            }
+
+            #[inline(always)]
+            // SAFETY: the caller promises the instruction set.
+            unsafe fn sub(a: Self::V, b: Self::V) -> Self::V {
+                // SAFETY: as above.
+                unsafe { std::arch::x86_64::$sub(a, b) }
+            }
         }
     };
 }
@@ -144,13 +180,61 @@ pub(crate) struct Avx512;
 pub(crate) struct Avx2;
 
 #[cfg(target_arch = "x86_64")]
-x86!(Avx512, f32, __m512, 16, 8, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps);
+x86!(
+    Avx512,
+    f32,
+    __m512,
+    16,
+    8,
+    _mm512_set1_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_fmadd_ps,
+    _mm512_add_ps,
+    _mm512_sub_ps
+);
 #[cfg(target_arch = "x86_64")]
-x86!(Avx512, f64, __m512d, 8, 8, _mm512_set1_pd, _mm512_loadu_pd, _mm512_storeu_pd, _mm512_fmadd_pd);
+x86!(
+    Avx512,
+    f64,
+    __m512d,
+    8,
+    8,
+    _mm512_set1_pd,
+    _mm512_loadu_pd,
+    _mm512_storeu_pd,
+    _mm512_fmadd_pd,
+    _mm512_add_pd,
+    _mm512_sub_pd
+);
 #[cfg(target_arch = "x86_64")]
-x86!(Avx2, f32, __m256, 8, 4, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps);
+x86!(
+    Avx2,
+    f32,
+    __m256,
+    8,
+    4,
+    _mm256_set1_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_fmadd_ps,
+    _mm256_add_ps,
+    _mm256_sub_ps
+);
 #[cfg(target_arch = "x86_64")]
-x86!(Avx2, f64, __m256d, 4, 4, _mm256_set1_pd, _mm256_loadu_pd, _mm256_storeu_pd, _mm256_fmadd_pd);
+x86!(
+    Avx2,
+    f64,
+    __m256d,
+    4,
+    4,
+    _mm256_set1_pd,
+    _mm256_loadu_pd,
+    _mm256_storeu_pd,
+    _mm256_fmadd_pd,
+    _mm256_add_pd,
+    _mm256_sub_pd
+);
 
 /// An element type with vectors in every instruction set.
 #[cfg(target_arch = "x86_64")]

@@ -101,6 +101,18 @@ proptest! {
     }
 }
 
+/// Channels enough for the products of tiles, an incomplete tile at the end of rows and columns.
+#[test]
+fn convolution_of_many_channels() {
+    let (x, weight, bias) = (var(1, (2, 17, 3, 4)), var(2, (16, 17, 3, 3)), var(3, 16));
+    let config = Conv2dConfig { padding: 1, ..Default::default() };
+    assert_gradients("conv2d", &[&x, &weight, &bias], || weigh(&conv2d(&x, &weight, Some(&bias), config)?));
+    let image = x.as_tensor().detach();
+    assert_gradients("conv2d of data", &[&weight, &bias], || {
+        weigh(&conv2d(&image, &weight, Some(&bias), config)?)
+    });
+}
+
 /// Why `max_pool2d` exists here: candle's own gives a maximum a quarter of its gradient.
 #[test]
 fn candles_own_max_pooling_has_the_wrong_gradient_and_ours_the_right_one() {

@@ -50,6 +50,44 @@ proptest! {
         }
     }
 
+    /// Where 3×3 kernels are multiplied out tile by tile (Winograd), with the last tile of a row or column incomplete and
+    /// channels that do not fill a block.
+    #[test]
+    fn convolution_of_many_channels(
+        seed: u64,
+        n in 1..7usize,
+        (c, o) in (16..70usize, 16..70usize),
+        (h, w) in (1..10usize, 1..10usize),
+        padding in 0..4usize,
+        single: bool,
+        relu: bool,
+        wants_input: bool,
+    ) {
+        prop_assume!(h + 2 * padding >= 3 && w + 2 * padding >= 3);
+        let dtype = if single { DType::F32 } else { DType::F64 };
+        let tolerance = if single { ROUND_OFF_F32 } else { ROUND_OFF };
+        let var = |seed, shape: &[usize]| Var::from_tensor(&normal(seed, shape).to_dtype(dtype).unwrap()).unwrap();
+        let (x, weight, bias) = (var(seed, &[n, c, h, w]), var(seed ^ 1, &[o, c, 3, 3]), var(seed ^ 2, &[o]));
+        let image = if wants_input { x.as_tensor().clone() } else { x.as_tensor().detach() };
+        let activation = if relu { Activation::Relu } else { Activation::Identity };
+        let config = Conv2dConfig { padding, activation, ..Default::default() };
+        let ours = conv2d(&image, &weight, Some(&bias), config)?;
+        let double = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+        let linear = double(&x).conv2d(&double(&weight), padding, 1, 1, 1)?;
+        let linear = linear.broadcast_add(&double(&bias).reshape((1, o, 1, 1))?)?;
+        let theirs = if relu { linear.relu()? } else { linear };
+        assert_close("conv2d", &double(&ours), &theirs, tolerance);
+        // The ReLU's mask is taken from one side, so that a value near 0 does not decide.
+        let mask = if relu { double(&ours.gt(0.0)?) } else { ours.ones_like()?.to_dtype(DType::F64)? };
+        let (ours, theirs) = (weigh(&double(&ours))?.backward()?, weigh(&(theirs * mask)?)?.backward()?);
+        prop_assert_eq!(ours.get(&x).is_some(), wants_input);
+        for (name, v) in [("x", &x), ("weight", &weight), ("bias", &bias)] {
+            if let (Some(ours), Some(theirs)) = (ours.get(v), theirs.get(v)) {
+                assert_close(name, &double(ours), &double(theirs), 10.0 * tolerance);
+            }
+        }
+    }
+
     #[test]
     fn non_contiguous_operands(seed: u64, n in 1..5usize, i in 1..7usize, o in 1..7usize) {
         let (x, w) = (normal(seed, (i, n)).t()?, normal(seed ^ 1, (i, o)).t()?);

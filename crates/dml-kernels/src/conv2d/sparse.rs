@@ -4,6 +4,7 @@
 //! one pixel adds g·x to the nine vectors of ∂W\[o\], which stay in registers over a whole image, and g·W\[o\] to the
 //! nine vectors of ∂x, with W\[o\] in registers. What is 0 costs nothing.
 
+use super::channels_last::ChannelsLast;
 use super::pooled::Pixels;
 use super::*;
 use crate::simd::{Simd, with_widest};
@@ -59,15 +60,22 @@ impl Sparse {
     ) -> Gradients<T> {
         let turned = self.turned(weight, g.outputs, |of, at| of[at]);
         let row = self.size.1 * self.block;
-        let mut gradients = g.backward_by_pieces(x, wants_input, |first, x, mut to_x, to_weight, to_bias| {
+        let of_image = ChannelsLast {
+            size: (g.height, g.width),
+            full: self.size,
+            border: g.config.padding,
+            block: self.block,
+        };
+        let of_block = self.block * g.height * g.width;
+        let weights = g.outputs * g.depth();
+        let sums = g.backward_by_pieces(x, weights, wants_input, |first, x, mut to_x, to_weight, to_bias| {
             // Channels last, with a border: a block of the image and of its gradient at a time.
             let mut image = Scratch::<T>::zeros(self.blocks * self.plane());
             let mut to_image = Scratch::<T>::zeros(if wants_input { self.blocks * self.plane() } else { 0 });
             let mut entries = Vec::with_capacity(g.pooled_plane());
             for (i, x) in x.chunks_exact(g.image()).enumerate() {
-                for (block, image) in image.chunks_exact_mut(self.plane()).enumerate() {
-                    self.lay_channels_last(g, &x[block * self.block * g.height * g.width..], image);
-                }
+                let blocks = x.chunks_exact(of_block).zip(image.chunks_exact_mut(self.plane()));
+                blocks.for_each(|(x, image)| of_image.put(x, image));
                 to_image.fill(T::ZERO);
                 for (channel, to_bias) in to_bias.iter_mut().enumerate() {
                     pixels(first + i).entries(channel, self.size.1, self.block, &mut entries);
@@ -84,18 +92,13 @@ impl Sparse {
                 }
                 if let Some(to_x) = to_x.as_deref_mut() {
                     let to_x = &mut to_x[i * g.image()..][..g.image()];
-                    for (block, to_image) in to_image.chunks_exact(self.plane()).enumerate() {
-                        self.lay_channels_first(
-                            g,
-                            to_image,
-                            &mut to_x[block * self.block * g.height * g.width..],
-                        );
-                    }
+                    let blocks = to_x.chunks_exact_mut(of_block).zip(to_image.chunks_exact(self.plane()));
+                    blocks.for_each(|(to_x, to_image)| of_image.take(to_image, to_x));
                 }
             }
         });
-        gradients.to_weight = self.turned_back(&gradients.to_weight, g.outputs);
-        gradients
+        let to_weight = self.turned_back(&sums.1, g.outputs);
+        Gradients { to_x: sums.0, to_weight, to_bias: sums.2 }
     }
 
     /// `[o, c, 9]` as `[o, blocks, 9, block]`.
@@ -124,37 +127,6 @@ impl Sparse {
             }
         }
         weight
-    }
-
-    /// The rows and columns of the padded image that hold pixels, and the first pixel.
-    fn inside(&self, g: &Geometry) -> (std::ops::Range<usize>, std::ops::Range<usize>) {
-        (g.axis(0, g.height).inside(self.size.0), g.axis(0, g.width).inside(self.size.1))
-    }
-
-    fn lay_channels_last<T: Real>(&self, g: &Geometry, x: &[T], image: &mut [T]) {
-        let (rows, columns) = self.inside(g);
-        for y in rows {
-            let source = (y - g.config.padding) * g.width;
-            for column in columns.clone() {
-                let from = source + column - g.config.padding;
-                let pixel = &mut image[(y * self.size.1 + column) * self.block..][..self.block];
-                let channels = x[from..].iter().step_by(g.height * g.width);
-                pixel.iter_mut().zip(channels).for_each(|(p, &v)| *p = v);
-            }
-        }
-    }
-
-    fn lay_channels_first<T: Real>(&self, g: &Geometry, image: &[T], x: &mut [T]) {
-        let (rows, columns) = self.inside(g);
-        for y in rows {
-            let target = (y - g.config.padding) * g.width;
-            for column in columns.clone() {
-                let to = target + column - g.config.padding;
-                let pixel = &image[(y * self.size.1 + column) * self.block..][..self.block];
-                let channels = x[to..].iter_mut().step_by(g.height * g.width);
-                channels.zip(pixel).for_each(|(v, &p)| *v = p);
-            }
-        }
     }
 }
 
