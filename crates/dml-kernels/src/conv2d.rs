@@ -697,3 +697,108 @@ impl CustomOp3 for Conv2d {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Var};
+
+    use super::*;
+    use crate::simd::{Width, no_wider_than};
+
+    fn wave(shape: &[usize], phase: f64, dtype: DType) -> Var {
+        let values: Vec<f64> =
+            (0..shape.iter().product()).map(|i: usize| (i as f64 * 1.37 + phase).sin()).collect();
+        let values = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+        Var::from_tensor(&values.to_dtype(dtype).unwrap()).unwrap()
+    }
+
+    /// Value and gradients of a convolution, of a convolution with pooling where that fits, in f64.
+    fn results(
+        x: &Var,
+        weight: &Var,
+        bias: &Var,
+        run: impl Fn(&Tensor, &Tensor, &Tensor) -> Tensor,
+    ) -> Vec<Tensor> {
+        let y = run(x, weight, bias).to_dtype(DType::F64).unwrap();
+        let cotangent = wave(y.dims(), 0.3, DType::F64);
+        let gradients = (&y * cotangent.as_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
+        let mut all = vec![y];
+        for var in [x, weight, bias] {
+            all.push(gradients.get(var).unwrap().to_dtype(DType::F64).unwrap());
+        }
+        all
+    }
+
+    /// Each instruction set's tiles against candle's convolution: odd sizes, one channel and many, strides.
+    #[test]
+    fn every_instruction_set_agrees() {
+        let shapes = [
+            (3, 5, 7, 3, 1, 1),
+            (16, 17, 5, 3, 1, 1),
+            (40, 33, 6, 3, 1, 2),
+            (6, 8, 7, 3, 2, 1),
+            (9, 4, 4, 1, 1, 0),
+        ];
+        for (c, o, size, kernel, stride, padding) in shapes {
+            for dtype in [DType::F32, DType::F64] {
+                let x = wave(&[3, c, size, size], 1.0, dtype);
+                let (weight, bias) = (wave(&[o, c, kernel, kernel], 2.0, dtype), wave(&[o], 3.0, dtype));
+                let config = Conv2dConfig { stride, padding, ..Default::default() };
+                let native = results(&x, &weight, &bias, |x, weight, bias| {
+                    let [x, weight, bias] = [x, weight, bias].map(|t| t.to_dtype(DType::F64).unwrap());
+                    let y = x.conv2d(&weight, padding, stride, 1, 1).unwrap();
+                    y.broadcast_add(&bias.reshape((1, o, 1, 1)).unwrap()).unwrap()
+                });
+                let tolerance = if dtype == DType::F32 { 1e-5 } else { 1e-12 };
+                for width in [Width::Any, Width::Wide, Width::Widest] {
+                    let ours = no_wider_than(width, || {
+                        results(&x, &weight, &bias, |x, weight, bias| {
+                            conv2d(x, weight, Some(bias), config).unwrap()
+                        })
+                    });
+                    for (ours, native) in ours.iter().zip(&native) {
+                        let largest =
+                            |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+                        let error = largest(&(ours - native).unwrap());
+                        assert!(
+                            error <= tolerance * (1.0 + largest(native)),
+                            "{width:?} {dtype:?} {c} {o} {size}: {error:e}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// The same for pooled convolutions, whose backward pass has tiles of its own.
+    #[test]
+    fn every_instruction_set_pools_alike() {
+        for (c, o) in [(8, 5), (16, 16), (32, 18), (3, 4)] {
+            for dtype in [DType::F32, DType::F64] {
+                let x = wave(&[2, c, 6, 7], 1.0, dtype);
+                let (weight, bias) = (wave(&[o, c, 3, 3], 2.0, dtype), wave(&[o], 3.0, dtype));
+                let config = Conv2dConfig { padding: 1, activation: Activation::Relu, ..Default::default() };
+                let at = |width| {
+                    no_wider_than(width, || {
+                        results(&x, &weight, &bias, |x, weight, bias| {
+                            conv2d_max_pool2d(x, weight, Some(bias), config).unwrap()
+                        })
+                    })
+                };
+                let widest = at(Width::Widest);
+                let tolerance = if dtype == DType::F32 { 1e-5 } else { 1e-12 };
+                for width in [Width::Any, Width::Wide] {
+                    for (ours, widest) in at(width).iter().zip(&widest) {
+                        let largest =
+                            |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+                        let error = largest(&(ours - widest).unwrap());
+                        assert!(
+                            error <= tolerance * (1.0 + largest(widest)),
+                            "{width:?} {dtype:?} {c}: {error:e}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

@@ -264,6 +264,47 @@ pub(crate) trait Vectors: Real {}
 #[cfg(not(target_arch = "x86_64"))]
 impl<T: Real> Vectors for T {}
 
+/// How wide the registers are that a function is compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(crate) enum Width {
+    /// Any processor's.
+    #[cfg(test)]
+    Any,
+    /// AVX2's.
+    Wide,
+    /// AVX-512's.
+    Widest,
+}
+
+/// Whether a thread may use registers so wide: always, except in tests of the other ways.
+#[cfg(not(test))]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(crate) const fn allows(_: Width) -> bool {
+    true
+}
+
+#[cfg(test)]
+thread_local! {
+    static WIDEST: std::cell::Cell<Width> = const { std::cell::Cell::new(Width::Widest) };
+}
+
+#[cfg(test)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(crate) fn allows(width: Width) -> bool {
+    width <= WIDEST.get()
+}
+
+/// Runs `work` on one thread with registers no wider than `width`.
+#[cfg(test)]
+pub(crate) fn no_wider_than<R: Send>(width: Width, work: impl FnOnce() -> R + Send) -> R {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    pool.install(|| {
+        WIDEST.set(width);
+        work()
+    })
+}
+
 /// Defines a function over an instruction set `$s`, compiled for each and picked at run time.
 macro_rules! with_widest {
     ($(#[$meta:meta])* fn $name:ident<$t:ident, $s:ident>($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)?
@@ -292,11 +333,14 @@ macro_rules! with_widest {
                     // SAFETY: this function is compiled for them.
                     unsafe { body::<$t, $t::Wide>($($arg),*) }
                 }
-                if std::arch::is_x86_feature_detected!("avx512f") {
+                if crate::simd::allows(crate::simd::Width::Widest) && std::arch::is_x86_feature_detected!("avx512f") {
                     // SAFETY: the processor has it.
                     return unsafe { widest::<$t>($($arg),*) };
                 }
-                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                if crate::simd::allows(crate::simd::Width::Wide)
+                    && std::arch::is_x86_feature_detected!("avx2")
+                    && std::arch::is_x86_feature_detected!("fma")
+                {
                     // SAFETY: the processor has both.
                     return unsafe { wide::<$t>($($arg),*) };
                 }

@@ -222,7 +222,7 @@ impl<'a> Winograd<'a> {
                     }
                 }
             });
-        Gradients { to_x, to_weight: self.to_weight(&to_products), to_bias }
+        Gradients { to_x, to_weight: self.kernel_gradient(&to_products), to_bias }
     }
 
     /// Puts images, channels side by side.
@@ -306,7 +306,7 @@ impl<'a> Winograd<'a> {
     }
 
     /// The gradient of the kernels from that of the transformed ones.
-    fn to_weight<T: Vectors>(&self, to_products: &[T]) -> Vec<T> {
+    fn kernel_gradient<T: Vectors>(&self, to_products: &[T]) -> Vec<T> {
         let (block, g) = (self.block(), self.of);
         let plane = block * block;
         let mut to_weight = vec![T::ZERO; g.outputs * g.channels * 9];
