@@ -4,9 +4,9 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use dml_kernels::{
-    Activation, Classes, Closer, Conv2dConfig, add_row, conv2d, hardest, l2_normalize, linear,
-    masked_row_log_sum_exp, masked_row_max, matmul, natively, row_top_k, self_divergences, separable_units,
-    softplus, sum_leading,
+    Activation, BatchNormConfig, Classes, Closer, Conv2dConfig, add_row, batch_norm2d, conv2d,
+    conv2d_max_pool2d, hardest, l2_normalize, linear, masked_row_log_sum_exp, masked_row_max, matmul,
+    natively, row_top_k, self_divergences, separable_units, softplus, sum_leading,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -31,7 +31,7 @@ fn var(seed: u64, shape: &[usize]) -> Var {
     Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
 }
 
-const IDS: [&str; 13] = [
+const IDS: [&str; 21] = [
     "softplus/n512_k256/f32",
     "sum_leading/n4096_k128/f32",
     "add_row/n4096_k128/f32",
@@ -39,13 +39,27 @@ const IDS: [&str; 13] = [
     "separable_units/n400_d49_k16/f32",
     "matmul/n512/f32",
     "linear/n128_i3136_o128/f32",
-    "conv2d/n32_c32_o64_s14/f32",
+    "conv2d/n32_c32_o64_s14_k3/f32",
+    "conv2d/n8_c64_o64_s32_k3/f32",
+    "conv2d/n8_c512_o512_s4_k3/f32",
+    "conv2d/n32_c1_o32_s28_k3/f32",
+    "conv2d/n8_c64_o128_s32_k3_stride2/f32",
+    "conv2d/n8_c64_o128_s32_k1/f32",
+    "conv2d/n8_c64_o64_s32_k3_groups64/f32",
+    "conv2d_max_pool2d/n32_c32_o64_s14_k3/f32",
+    "batch_norm2d/n32_c64_s32/f32",
     "self_divergences/n512_d128/f32",
     "hardest/n512/f32",
     "masked_row_max/n512/f32",
     "masked_row_log_sum_exp/n512/f32",
     "row_top_k/n512_k10/f32",
 ];
+
+/// The number behind `key` in an id, 1 where there is none.
+fn size(id: &str, key: &str) -> usize {
+    let parts = id.split(['/', '_']);
+    parts.filter_map(|part| part.strip_prefix(key)?.parse().ok()).next().unwrap_or(1)
+}
 
 fn case(id: &str) -> Case {
     let boxed = |vars: Vec<Var>, work: Work| Case { vars, work };
@@ -88,11 +102,29 @@ fn case(id: &str) -> Case {
             let vars = vec![x.clone(), w.clone(), b.clone()];
             boxed(vars, Box::new(move || linear(&x, &w, Some(&b), Activation::Relu)?.mean_all()))
         }
-        "conv2d" => {
-            let (x, w, b) = (x(&[32, 32, 14, 14]), var(2, &[64, 32, 3, 3]), var(3, &[64]));
+        "conv2d" | "conv2d_max_pool2d" => {
+            let size = |key: &str| size(id, key);
+            let (c, o, k, groups) = (size("c"), size("o"), size("k"), size("groups"));
+            let x = x(&[size("n"), c, size("s"), size("s")]);
+            let (w, b) = (var(2, &[o, c / groups, k, k]), var(3, &[o]));
             let vars = vec![x.clone(), w.clone(), b.clone()];
-            let config = Conv2dConfig { padding: 1, activation: Activation::Relu, ..Default::default() };
-            boxed(vars, Box::new(move || conv2d(&x, &w, Some(&b), config)?.mean_all()))
+            let activation = Activation::Relu;
+            let (stride, padding) = (size("stride"), k / 2);
+            let config = Conv2dConfig { stride, padding, groups, activation, ..Default::default() };
+            if id.starts_with("conv2d/") {
+                boxed(vars, Box::new(move || conv2d(&x, &w, Some(&b), config)?.mean_all()))
+            } else {
+                boxed(vars, Box::new(move || conv2d_max_pool2d(&x, &w, Some(&b), config)?.mean_all()))
+            }
+        }
+        "batch_norm2d" => {
+            let channels = size(id, "c");
+            let x = x(&[size(id, "n"), channels, size(id, "s"), size(id, "s")]);
+            let (gamma, beta) = (var(2, &[channels]), var(3, &[channels]));
+            let vars = vec![x.clone(), gamma.clone(), beta.clone()];
+            let config = BatchNormConfig { activation: Activation::Relu, ..Default::default() };
+            // Squared, since the mean alone has no gradient with respect to the input.
+            boxed(vars, Box::new(move || batch_norm2d(&x, &gamma, &beta, None, config)?.sqr()?.mean_all()))
         }
         "self_divergences" => {
             let x = x(&[512, 128]);
