@@ -13,7 +13,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, Var, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{contiguous, lane_sum, share, threads, vectorized, with_slice};
+use crate::cpu::{contiguous, lane_sum, share, threads, vectorized, with_slice, with_slices};
 use crate::linear::{Activation, relu_mask};
 use crate::real::{Real, on_cpu, with_real};
 
@@ -485,8 +485,8 @@ impl CustomOp3 for BatchNorm {
             let x = contiguous(op, <T as Real>::slice(x)?, x_layout)?;
             let gamma = contiguous(op, <T as Real>::slice(gamma)?, gamma_layout)?;
             let beta = contiguous(op, <T as Real>::slice(beta)?, beta_layout)?;
-            let out = with_slice::<T, _>(op, &self.mean, |mean| {
-                with_slice::<T, _>(op, &self.inverse, |inverse| Ok(self.forward(x, gamma, beta, mean, inverse)))
+            let out = with_slices::<T, 2, _>(op, [&self.mean, &self.inverse], |[mean, inverse]| {
+                Ok(self.forward(x, gamma, beta, mean, inverse))
             })?;
             Ok((T::storage(out), x_layout.shape().clone()))
         })
@@ -503,27 +503,15 @@ impl CustomOp3 for BatchNorm {
         let op = self.op;
         let wants = x.track_op();
         with_real!(x.dtype(), op, T => {
-            let (to_x, to_gamma, to_beta) = with_slice::<T, _>(op, x, |x| {
-                with_slice::<T, _>(op, res, |res| {
-                    with_slice::<T, _>(op, grad, |grad| {
-                        with_slice::<T, _>(op, gamma, |gamma| {
-                            with_slice::<T, _>(op, &self.mean, |mean| {
-                                with_slice::<T, _>(op, &self.inverse, |inverse| {
-                                    let seen = Seen { x, res, grad };
-                                    Ok(match self.activation {
-                                        Activation::Identity => {
-                                            self.backward(seen, gamma, mean, inverse, no_mask, wants)
-                                        }
-                                        Activation::Relu => {
-                                            self.backward(seen, gamma, mean, inverse, relu_mask, wants)
-                                        }
-                                    })
-                                })
-                            })
-                        })
-                    })
+            let tensors = [x, res, grad, gamma, &self.mean, &self.inverse];
+            let found = with_slices::<T, 6, _>(op, tensors, |[x, res, grad, gamma, mean, inverse]| {
+                let seen = Seen { x, res, grad };
+                Ok(match self.activation {
+                    Activation::Identity => self.backward(seen, gamma, mean, inverse, no_mask, wants),
+                    Activation::Relu => self.backward(seen, gamma, mean, inverse, relu_mask, wants),
                 })
-            })?;
+            });
+            let (to_x, to_gamma, to_beta) = found?;
             let to_x = to_x.map(|values| T::tensor(values, x.shape())).transpose()?;
             Ok((to_x, Some(T::tensor(to_gamma, gamma.shape())?), Some(T::tensor(to_beta, beta.shape())?)))
         })

@@ -10,7 +10,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout as TensorLayout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{contiguous, lane_sum, map2_into, share, threads, vectorized, with_slice};
+use crate::cpu::{contiguous, lane_sum, map2_into, share, threads, vectorized, with_slices};
 use crate::linear::{Activation, relu, relu_mask};
 use crate::real::{Real, on_cpu, with_real};
 use crate::scratch::Scratch;
@@ -677,21 +677,15 @@ impl CustomOp3 for Conv2d {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (op, g) = (self.name(), &self.0);
         with_real!(x.dtype(), op, T => {
-            let gradients = with_slice::<T, _>(op, x, |xs| {
-                with_slice::<T, _>(op, weight, |weight| {
-                    with_slice::<T, _>(op, res, |res| {
-                        with_slice::<T, _>(op, grad, |grad| {
-                            Ok(g.backward(xs, weight, x.track_op(), |image, out| {
-                                let at = image * g.result();
-                                let grad = &grad[at..][..g.result()];
-                                match g.config.activation {
-                                    Activation::Identity => out.copy_from_slice(grad),
-                                    Activation::Relu => map2_into(out, grad, &res[at..][..g.result()], relu_mask),
-                                }
-                            }))
-                        })
-                    })
-                })
+            let gradients = with_slices::<T, 4, _>(op, [x, weight, res, grad], |[xs, weight, res, grad]| {
+                Ok(g.backward(xs, weight, x.track_op(), |image, out| {
+                    let at = image * g.result();
+                    let grad = &grad[at..][..g.result()];
+                    match g.config.activation {
+                        Activation::Identity => out.copy_from_slice(grad),
+                        Activation::Relu => map2_into(out, grad, &res[at..][..g.result()], relu_mask),
+                    }
+                }))
             })?;
             gradients.tensors(x, weight, bias)
         })

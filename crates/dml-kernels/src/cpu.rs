@@ -26,12 +26,25 @@ pub(crate) fn contiguous<'a, T>(op: &str, values: &'a [T], layout: &Layout) -> R
 
 /// Calls `f` with the elements of a CPU tensor, copied first where it is not contiguous.
 pub(crate) fn with_slice<T: Real, R>(op: &str, x: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
-    let x = x.contiguous()?;
-    let (storage, layout) = x.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(cpu) => f(contiguous(op, T::slice(cpu)?, layout)?),
-        _ => bail!("{op}: tensor is not on the CPU"),
+    with_slices(op, [x], |[x]| f(x))
+}
+
+/// Calls `f` with the elements of CPU tensors, copied first where they are not contiguous.
+pub(crate) fn with_slices<T: Real, const N: usize, R>(
+    op: &str,
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[T]; N]) -> Result<R>,
+) -> Result<R> {
+    let tensors = tensors.iter().map(|x| x.contiguous()).collect::<Result<Vec<_>>>()?;
+    let held: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices: [&[T]; N] = [&[]; N];
+    for (slice, (storage, layout)) in slices.iter_mut().zip(&held) {
+        match &**storage {
+            Storage::Cpu(cpu) => *slice = contiguous(op, T::slice(cpu)?, layout)?,
+            _ => bail!("{op}: tensor is not on the CPU"),
+        }
     }
+    f(slices)
 }
 
 /// Defines a function whose body is compiled twice, for the processor's wide vector registers and for any.

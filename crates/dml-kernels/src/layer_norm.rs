@@ -8,7 +8,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{contiguous, lane_sum, share, threads, vectorized, with_slice};
+use crate::cpu::{contiguous, lane_sum, share, threads, vectorized, with_slices};
 use crate::real::{Real, on_cpu, with_real};
 
 /// Normalizes the rows of a matrix: `x` `[n, d]`, `gamma` `[d]`, `beta` `[d]` → `[n, d]`; `epsilon` is positive.
@@ -194,11 +194,10 @@ impl CustomOp3 for LayerNorm {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let op = self.name();
         with_real!(x.dtype(), op, T => {
-            let (to_x, to_gamma, to_beta) = with_slice::<T, _>(op, x, |x| {
-                with_slice::<T, _>(op, gamma, |gamma| {
-                    with_slice::<T, _>(op, grad, |grad| Ok(self.backward(x, gamma, grad)))
-                })
-            })?;
+            let found = with_slices::<T, 3, _>(op, [x, gamma, grad], |[x, gamma, grad]| {
+                Ok(self.backward(x, gamma, grad))
+            });
+            let (to_x, to_gamma, to_beta) = found?;
             Ok((
                 Some(T::tensor(to_x, x.shape())?),
                 Some(T::tensor(to_gamma, gamma.shape())?),

@@ -3,7 +3,7 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use crate::cpu::{Matrix, column_sums, contiguous, gemm, map2, share, vectorized, with_slice};
+use crate::cpu::{Matrix, column_sums, contiguous, gemm, map2, share, vectorized, with_slice, with_slices};
 use crate::real::{Real, on_cpu, with_real};
 
 /// What follows the affine part of a layer.
@@ -93,8 +93,8 @@ impl CustomOp3 for Linear {
         with_real!(x.dtype(), op, T => {
             let grad = match self.activation {
                 Activation::Identity => grad.contiguous()?,
-                Activation::Relu => with_slice::<T, _>(op, grad, |grad| {
-                    with_slice::<T, _>(op, res, |res| T::tensor(map2(grad, res, relu_mask), out_shape))
+                Activation::Relu => with_slices::<T, 2, _>(op, [grad, res], |[grad, res]| {
+                    T::tensor(map2(grad, res, relu_mask), out_shape)
                 })?,
             };
             with_slice::<T, _>(op, &grad, |g| {

@@ -3,7 +3,7 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, bail};
 
-use crate::cpu::{contiguous, vectorized, with_slice};
+use crate::cpu::{contiguous, vectorized, with_slice, with_slices};
 use crate::dispatch::on_cpu;
 use crate::real::{Real, with_real};
 use crate::rows::{for_rows, matrix, scatter};
@@ -292,10 +292,8 @@ impl CustomOp1 for LogSumExp {
     fn bwd(&self, x: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (op, m) = (self.name(), x.dim(1)?);
         with_real!(x.dtype(), op, T => {
-            let values = with_slice::<T, _>(op, x, |x| {
-                with_slice::<T, _>(op, res, |res| {
-                    with_slice::<T, _>(op, grad, |grad| Ok(self.backward(x, res, grad, m)))
-                })
+            let values = with_slices::<T, 3, _>(op, [x, res, grad], |[x, res, grad]| {
+                Ok(self.backward(x, res, grad, m))
             })?;
             T::tensor(values, x.shape()).map(Some)
         })

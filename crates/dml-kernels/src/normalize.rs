@@ -3,7 +3,7 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, bail};
 
-use crate::cpu::{contiguous, share, vectorized, with_slice};
+use crate::cpu::{contiguous, share, vectorized, with_slices};
 use crate::real::{Real, on_cpu, with_real};
 
 /// Rows shorter than this are divided by it instead of by their length, so that a zero row stays zero.
@@ -121,10 +121,8 @@ impl CustomOp1 for Normalize {
     fn bwd(&self, x: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let op = self.name();
         with_real!(x.dtype(), op, T => {
-            let values = with_slice::<T, _>(op, x, |x| {
-                with_slice::<T, _>(op, res, |res| {
-                    with_slice::<T, _>(op, grad, |grad| Ok(self.backward(x, res, grad)))
-                })
+            let values = with_slices::<T, 3, _>(op, [x, res, grad], |[x, res, grad]| {
+                Ok(self.backward(x, res, grad))
             })?;
             T::tensor(values, x.shape()).map(Some)
         })

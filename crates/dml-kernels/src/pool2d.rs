@@ -7,7 +7,7 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, bail};
 
-use crate::cpu::{contiguous, share, vectorized, with_slice};
+use crate::cpu::{contiguous, share, vectorized, with_slices};
 use crate::real::{Real, on_cpu, with_real};
 
 /// Maximum over windows of `kernel`×`kernel` pixels every `stride` pixels, with `padding` pixels of −∞ on each
@@ -334,10 +334,8 @@ impl CustomOp1 for Pool {
     fn bwd(&self, x: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let op = self.name();
         with_real!(x.dtype(), op, T => {
-            let values = with_slice::<T, _>(op, x, |x| {
-                with_slice::<T, _>(op, res, |res| {
-                    with_slice::<T, _>(op, grad, |grad| Ok(self.backward(x, res, grad)))
-                })
+            let values = with_slices::<T, 3, _>(op, [x, res, grad], |[x, res, grad]| {
+                Ok(self.backward(x, res, grad))
             })?;
             T::tensor(values, x.shape()).map(Some)
         })

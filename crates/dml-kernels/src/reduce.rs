@@ -7,7 +7,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{column_sums, contiguous, share, threads, vectorized, with_slice};
+use crate::cpu::{column_sums, contiguous, share, threads, vectorized, with_slices};
 use crate::dispatch::on_cpu;
 use crate::real::{Real, with_real};
 
@@ -234,12 +234,10 @@ impl CustomOp2 for RowDot {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let op = self.name();
         with_real!(a.dtype(), op, T => {
-            let scaled = |x: &Tensor| with_slice::<T, _>(op, x, |x| {
-                with_slice::<T, _>(op, grad, |grad| {
-                    let mut out = vec![<T as Real>::ZERO; x.len()];
-                    scale_rows(&mut out, x, grad, a.dim(1)?.max(1));
-                    T::tensor(out, a.shape())
-                })
+            let scaled = |x: &Tensor| with_slices::<T, 2, _>(op, [x, grad], |[x, grad]| {
+                let mut out = vec![<T as Real>::ZERO; x.len()];
+                scale_rows(&mut out, x, grad, a.dim(1)?.max(1));
+                T::tensor(out, a.shape())
             });
             let to_a = a.track_op().then(|| scaled(b)).transpose()?;
             Ok((to_a, b.track_op().then(|| scaled(a)).transpose()?))

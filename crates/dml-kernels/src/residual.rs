@@ -3,7 +3,7 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use crate::cpu::{contiguous, map2, with_slice};
+use crate::cpu::{contiguous, map2, with_slices};
 use crate::linear::relu_mask;
 use crate::real::{Real, on_cpu, with_real};
 
@@ -71,8 +71,8 @@ impl CustomOp2 for AddRelu {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let op = self.name();
-        let to_both = with_real!(a.dtype(), op, T => with_slice::<T, _>(op, grad, |grad| {
-            with_slice::<T, _>(op, res, |res| T::tensor(map2(grad, res, relu_mask), a.shape()))
+        let to_both = with_real!(a.dtype(), op, T => with_slices::<T, 2, _>(op, [grad, res], |[grad, res]| {
+            T::tensor(map2(grad, res, relu_mask), a.shape())
         }))?;
         Ok((Some(to_both.clone()), Some(to_both)))
     }

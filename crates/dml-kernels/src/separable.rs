@@ -11,7 +11,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{contiguous, lane_sum, threads, vectorized, with_slice};
+use crate::cpu::{contiguous, lane_sum, threads, vectorized, with_slices};
 use crate::real::{Real, on_cpu, with_real};
 use crate::softplus::{above_kink, increment_of, sigmoid, sigmoid_of, softplus_increment};
 
@@ -234,15 +234,10 @@ impl CustomOp2 for Units {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let op = self.name();
         with_real!(shift.dtype(), op, T => {
-            let (to_shift, to_units) = with_slice::<T, _>(op, shift, |shift| {
-                with_slice::<T, _>(op, units, |units| {
-                    with_slice::<T, _>(op, res, |res| {
-                        with_slice::<T, _>(op, grad, |grad| {
-                            Ok(self.backward(shift, units, &res[self.n * self.d..], grad))
-                        })
-                    })
-                })
-            })?;
+            let found = with_slices::<T, 4, _>(op, [shift, units, res, grad], |[shift, units, res, grad]| {
+                Ok(self.backward(shift, units, &res[self.n * self.d..], grad))
+            });
+            let (to_shift, to_units) = found?;
             Ok((Some(T::tensor(to_shift, shift.shape())?), Some(T::tensor(to_units, units.shape())?)))
         })
     }

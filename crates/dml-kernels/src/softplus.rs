@@ -3,7 +3,7 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
-use crate::cpu::{column_sums, contiguous, map, map2, share, vectorized, with_slice};
+use crate::cpu::{column_sums, contiguous, map, map2, share, vectorized, with_slice, with_slices};
 use crate::real::{Real, on_cpu, with_real};
 
 /// softplus(z) = log(1 + eᶻ), elementwise, without overflow; its gradient is [`sigmoid`].
@@ -157,11 +157,10 @@ impl CustomOp2 for SoftplusIncrement {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         with_real!(delta.dtype(), self.name(), T => {
-            let (to_delta, to_z0) = with_slice::<T, _>(self.name(), delta, |delta| {
-                with_slice::<T, _>(self.name(), z0, |z0| {
-                    with_slice::<T, _>(self.name(), grad, |grad| Ok(increment_backward(z0, delta, grad)))
-                })
-            })?;
+            let found = with_slices::<T, 3, _>(self.name(), [delta, z0, grad], |[delta, z0, grad]| {
+                Ok(increment_backward(z0, delta, grad))
+            });
+            let (to_delta, to_z0) = found?;
             Ok((Some(T::tensor(to_delta, delta.shape())?), Some(T::tensor(to_z0, z0.shape())?)))
         })
     }

@@ -246,14 +246,8 @@ impl CustomOp3 for Pooled {
         let (op, g) = (self.name(), &self.geometry);
         let Some(choices) = self.choices.get() else { bail!("{op}: backward without forward") };
         with_real!(x.dtype(), op, T => {
-            let gradients = with_slice::<T, _>(op, x, |xs| {
-                with_slice::<T, _>(op, weight, |weight| {
-                    with_slice::<T, _>(op, res, |res| {
-                        with_slice::<T, _>(op, grad, |grad| {
-                            Ok(g.backward_pooled((xs, weight), (res, choices, grad), x.track_op()))
-                        })
-                    })
-                })
+            let gradients = with_slices::<T, 4, _>(op, [x, weight, res, grad], |[xs, weight, res, grad]| {
+                Ok(g.backward_pooled((xs, weight), (res, choices, grad), x.track_op()))
             })?;
             gradients.tensors(x, weight, bias)
         })
