@@ -13,6 +13,10 @@ PLAIN = {
     "triplet-margin-all": losses.TripletMarginLoss,
     "margin": losses.MarginLoss,
     "signal-to-noise-contrastive": losses.SignalToNoiseRatioContrastiveLoss,
+    "n-pairs": losses.NPairsLoss,
+    "weighted-sum": lambda: losses.MultipleLosses(
+        [losses.ContrastiveLoss(), losses.MultiSimilarityLoss()], weights=[1.0, 0.5]
+    ),
     "lifted-structure": losses.LiftedStructureLoss,
     "generalized-lifted-structure": losses.GeneralizedLiftedStructureLoss,
     "intra-pair-variance": losses.IntraPairVarianceLoss,
@@ -85,4 +89,11 @@ def build(tensors, name):
     if name == "two-views-nt-xent":
         loss = losses.SelfSupervisedLoss(losses.NTXentLoss())
         return lambda: loss(x, y), parameters
+    if name == "info-nce":
+        loss = losses.SelfSupervisedLoss(losses.NTXentLoss(), symmetric=False)
+        return lambda: loss(x, y), parameters
+    if name == "momentum-queue-contrastive":
+        loss = losses.CrossBatchMemory(losses.ContrastiveLoss(), x.shape[1], memory_size=1024)
+        both, enters = torch.cat([labels, labels]), torch.arange(2 * len(x)) >= len(x)
+        return lambda: loss(torch.cat([x, y]), both, enqueue_mask=enters), parameters
     raise KeyError(name)

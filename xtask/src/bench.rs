@@ -108,7 +108,9 @@ fn measure(case: &Case, flags: &Bench, folder: &Path) -> anyhow::Result<Measured
     Workload::seeded(case)?.save(&input)?;
     let mut ours = Command::new(std::env::current_exe().context("cannot find this program")?);
     let mut workers = vec![Worker::start("ours", ours.arg(WORKER), flags.threads)?];
-    if let Some(Peer::Pytorch) = flags.against {
+    if let Some(Peer::Pytorch) = flags.against
+        && case.peer
+    {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/pytorch.py");
         workers.push(Worker::start("pytorch", Command::new(python(flags)).arg(script), flags.threads)?);
     }

@@ -5,6 +5,8 @@ use std::any::Any;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
+use candle_core::{DType, Result, bail};
+
 use crate::real::Real;
 
 /// Bytes that lie unused at most.
@@ -25,6 +27,20 @@ impl<T: Real> Buffer<T> {
         values.truncate(len);
         values.resize(len, T::ZERO);
         Self(values)
+    }
+
+    /// So many zeros.
+    pub(crate) fn zeros(len: usize) -> Self {
+        let mut buffer = Self::stale(len);
+        buffer.fill(T::ZERO);
+        buffer
+    }
+
+    /// A copy.
+    pub(crate) fn copy_of(values: &[T]) -> Self {
+        let mut buffer = Self::stale(values.len());
+        buffer.copy_from_slice(values);
+        buffer
     }
 
     /// A kept buffer of at least `len` elements and at most twice as many, the smallest.
@@ -68,9 +84,59 @@ impl<T: Real> DerefMut for Buffer<T> {
     }
 }
 
+/// A buffer of f32 or f64, for structures that hold either.
+pub(crate) struct Table {
+    dtype: DType,
+    values: Box<dyn Any + Send + Sync>,
+}
+
+impl Table {
+    pub(crate) fn new<T: Real>(values: Buffer<T>) -> Self {
+        let dtype = if size_of::<T>() == size_of::<f64>() { DType::F64 } else { DType::F32 };
+        Self { dtype, values: Box::new(values) }
+    }
+
+    /// f32 or f64.
+    pub(crate) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The elements, where they are of this type.
+    pub(crate) fn slice<T: Real>(&self) -> Result<&[T]> {
+        match self.values.downcast_ref::<Buffer<T>>() {
+            Some(values) => Ok(values),
+            None => bail!("a table of {:?} was read as another type", self.dtype),
+        }
+    }
+
+    /// As [`slice`](Self::slice), to write.
+    pub(crate) fn slice_mut<T: Real>(&mut self) -> Result<&mut [T]> {
+        match self.values.downcast_mut::<Buffer<T>>() {
+            Some(values) => Ok(values),
+            None => bail!("a table of {:?} was written as another type", self.dtype),
+        }
+    }
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Table({:?})", self.dtype)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_knows_its_type() {
+        let mut table = Table::new(Buffer::copy_of(&[1f64, 2.0]));
+        assert_eq!((table.dtype(), table.slice::<f64>().unwrap()), (DType::F64, &[1.0, 2.0][..]));
+        table.slice_mut::<f64>().unwrap()[0] = 3.0;
+        assert_eq!(table.slice::<f64>().unwrap(), [3.0, 2.0]);
+        let message = table.slice::<f32>().unwrap_err().to_string();
+        assert!(message.contains("a table of F64 was read as another type"), "{message}");
+    }
 
     #[test]
     fn a_buffer_is_taken_again_by_another_thread() {

@@ -8,18 +8,19 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{Matrix, column_sums, gemm, lane_sum, threads, vectorized, with_slice};
+use crate::buffer::{Buffer, Table};
+use crate::cpu::{Matrix, column_sums, gemm, threads, vectorized, with_slice};
 use crate::normalize::{dot, inverse_length, is_shortest};
 use crate::real::{Real, on_cpu, with_real};
+use backward::MatrixGradient;
+
+mod backward;
 
 /// Squared distances below so many roundings of the squared norms cannot be told from 0.
 const ROUNDINGS: f64 = 16.0;
-/// A gradient with at most one entry in so many is multiplied entry by entry.
-const SPARSE: usize = 64;
 /// Matrices below this size are not worth a second thread.
 const SHARE_FROM: usize = 16_384;
 
@@ -40,7 +41,7 @@ pub enum Pairing {
 pub struct PairMatrix {
     n: usize,
     m: usize,
-    values: Arc<CpuStorage>,
+    values: Arc<Table>,
     source: Source,
 }
 
@@ -64,9 +65,9 @@ struct Rows {
 
 /// Rows as they enter the product: normalized and centered where that is asked for.
 struct Prepared {
-    rows: CpuStorage,
+    rows: Table,
     /// 1/‖row‖, or 0 for a row that was left as it is; empty without normalization.
-    inverse: CpuStorage,
+    inverse: Table,
 }
 
 impl fmt::Debug for PairMatrix {
@@ -132,7 +133,7 @@ impl PairMatrix {
             }
             let b = right.as_ref().map_or(&left.0, |(rows, _)| rows);
             let values = all_pairs(&left.0, b, d, pairing);
-            let keep = |(rows, inverse)| Prepared { rows: T::storage(rows), inverse: T::storage(inverse) };
+            let keep = |(rows, inverse)| Prepared { rows: Table::new(rows), inverse: Table::new(inverse) };
             let rows = Rows {
                 x: x.clone(),
                 y: y.cloned(),
@@ -142,7 +143,7 @@ impl PairMatrix {
                 right: right.map(keep),
             };
             let source = Source::Rows(Arc::new(rows));
-            Ok(Some(Self { n, m, values: Arc::new(T::storage(values)), source }))
+            Ok(Some(Self { n, m, values: Arc::new(Table::new(values)), source }))
         })
     }
 
@@ -155,7 +156,7 @@ impl PairMatrix {
         let dtype = if matrix.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
         let host = matrix.detach().to_device(&Device::Cpu)?.to_dtype(dtype)?;
         let values = with_real!(dtype, "pairs", T => {
-            with_slice::<T, _>("pairs", &host, |values| Ok(T::storage(values.to_vec())))?
+            with_slice::<T, _>("pairs", &host, |values| Ok(Table::new(Buffer::copy_of(values))))?
         });
         Ok(Self { n, m, values: Arc::new(values), source: Source::Graph(matrix.clone()) })
     }
@@ -172,19 +173,23 @@ impl PairMatrix {
 
     /// f32 or f64.
     pub fn dtype(&self) -> DType {
-        BackendStorage::dtype(&*self.values)
+        self.values.dtype()
     }
 
     /// The values, row-major.
     pub fn values(&self) -> Vec<f64> {
-        match &*self.values {
-            CpuStorage::F64(values) => values.clone(),
-            CpuStorage::F32(values) => values.iter().map(|&v| f64::from(v)).collect(),
-            _ => Vec::new(),
+        if let Ok(values) = self.values.slice::<f64>() {
+            return values.to_vec();
         }
+        self.entries::<f32>().iter().map(|&v| f64::from(v)).collect()
     }
 
-    pub(crate) fn storage(&self) -> &CpuStorage {
+    /// The values where they are of this type, row-major; nothing where they are of the other.
+    pub fn entries<T: Real>(&self) -> &[T] {
+        self.values.slice().unwrap_or(&[])
+    }
+
+    pub(crate) fn table(&self) -> &Table {
         &self.values
     }
 
@@ -196,19 +201,12 @@ impl PairMatrix {
         if let Source::Graph(matrix) = &self.source {
             return Ok(matrix.clone());
         }
-        let copy =
-            with_real!(self.dtype(), "pairs", T => T::storage(<T as Real>::slice(&self.values)?.to_vec()));
-        self.attach(copy, Shape::from((self.n, self.m)), T0::storage(Vec::new()), Per::Entry)
+        let copy = with_real!(self.dtype(), "pairs", T => T::storage(self.values.slice::<T>()?.to_vec()));
+        self.attach(copy, Shape::from((self.n, self.m)), Table::new(Buffer::<f32>::stale(0)), Per::Entry)
     }
 
     /// Values with given derivatives by the matrix, as a node of the graph.
-    pub(crate) fn attach(
-        &self,
-        result: CpuStorage,
-        shape: Shape,
-        slopes: CpuStorage,
-        per: Per,
-    ) -> Result<Tensor> {
+    pub(crate) fn attach(&self, result: CpuStorage, shape: Shape, slopes: Table, per: Per) -> Result<Tensor> {
         let op = |matrix: Self| Attached { result: Mutex::new(Some(result)), shape, slopes, per, matrix };
         match &self.source {
             Source::Rows(rows) => match &rows.y {
@@ -219,24 +217,21 @@ impl PairMatrix {
             Source::Graph(matrix) => {
                 // The second factor carries the gradient and is exactly 0.
                 let attached = op(self.clone());
-                let up = |storage: CpuStorage, shape: Shape| -> Result<Tensor> {
-                    let host = with_real!(self.dtype(), "pairs", T => {
-                        T::tensor(<T as Real>::slice(&storage)?.to_vec(), &shape)?
-                    });
-                    host.to_device(matrix.device())?.to_dtype(matrix.dtype())
-                };
+                let up = |host: Tensor| host.to_device(matrix.device())?.to_dtype(matrix.dtype());
                 let Some(result) = attached.take() else { bail!("attached: called twice") };
-                let slopes = up(attached.slopes, Shape::from((self.n, self.m)))?;
+                let (slopes, result) = with_real!(self.dtype(), "pairs", T => {
+                    let slopes = attached.slopes.slice::<T>()?.to_vec();
+                    let result = <T as Real>::slice(&result)?.to_vec();
+                    (T::tensor(slopes, &Shape::from((self.n, self.m)))?, T::tensor(result, &attached.shape)?)
+                });
+                let slopes = up(slopes)?;
                 let carrier = ((matrix - matrix.detach())? * slopes)?;
                 let carrier = if per == Per::Row { carrier.sum(1)? } else { carrier.sum_all()? };
-                carrier.reshape(&attached.shape)? + up(result, attached.shape)?
+                carrier.reshape(&attached.shape)? + up(result)?
             }
         }
     }
 }
-
-/// The element type of storages that hold nothing.
-type T0 = f32;
 
 /// What the slopes of an attached value belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,7 +248,7 @@ pub(crate) enum Per {
 struct Attached {
     result: Mutex<Option<CpuStorage>>,
     shape: Shape,
-    slopes: CpuStorage,
+    slopes: Table,
     per: Per,
     matrix: PairMatrix,
 }
@@ -270,37 +265,12 @@ impl Attached {
         }
     }
 
-    /// The gradient of the matrix.
-    fn gradient<T: Real>(&self, grad: &[T]) -> Result<Vec<T>> {
+    /// The gradient of the matrix, from that of the result.
+    fn gradient<'a, T: Real>(&'a self, grad: &'a [T]) -> Result<MatrixGradient<'a, T>> {
         Ok(match self.per {
-            Per::Entry => grad.to_vec(),
-            Per::Whole => {
-                let slopes = T::slice(&self.slopes)?;
-                let factor = grad.first().copied().unwrap_or(T::ZERO);
-                let mut out = vec![T::ZERO; slopes.len()];
-                by_rows(&mut out, self.matrix.m, |start, out| scaled(out, &slopes[start..], factor));
-                out
-            }
-            Per::Row => {
-                let (slopes, m) = (T::slice(&self.slopes)?, self.matrix.m);
-                let mut out = vec![T::ZERO; slopes.len()];
-                by_rows(&mut out, m, |start, out| {
-                    let rows = out.chunks_exact_mut(m).zip(slopes[start..].chunks_exact(m));
-                    for ((out, slopes), &factor) in rows.zip(&grad[start / m..]) {
-                        scaled(out, slopes, factor);
-                    }
-                });
-                out
-            }
+            Per::Entry => MatrixGradient { slopes: grad, factors: None },
+            Per::Whole | Per::Row => MatrixGradient { slopes: self.slopes.slice()?, factors: Some(grad) },
         })
-    }
-}
-
-vectorized! {
-    fn scaled<T: Real>(out: &mut [T], x: &[T], factor: T) {
-        for (o, &v) in out.iter_mut().zip(x) {
-            *o = v * factor;
-        }
     }
 }
 
@@ -315,11 +285,20 @@ impl CustomOp1 for Attached {
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         with_real!(self.matrix.dtype(), CustomOp1::name(self), T => {
-            let gradient = with_slice::<T, _>("attached", grad, |grad| self.gradient(grad))?;
             match &self.matrix.source {
-                Source::Graph(_) => T::tensor(gradient, x.shape()).map(Some),
+                Source::Graph(_) => {
+                    let mut gradient = vec![<T as Real>::ZERO; x.elem_count()];
+                    with_slice::<T, _>("attached", grad, |grad| {
+                        self.gradient(grad)?.write(&mut gradient, self.matrix.entries(), self.matrix.m, None);
+                        Ok(())
+                    })?;
+                    T::tensor(gradient, x.shape()).map(Some)
+                }
                 Source::Rows(rows) => {
-                    let (to_x, _) = rows.pull_back(<T as Real>::slice(&self.matrix.values)?, gradient, true, false)?;
+                    let values = self.matrix.values.slice()?;
+                    let (to_x, _) = with_slice::<T, _>("attached", grad, |grad| {
+                        rows.pull_back(values, self.gradient(grad)?, true, false)
+                    })?;
                     T::tensor(to_x, x.shape()).map(Some)
                 }
             }
@@ -346,106 +325,14 @@ impl CustomOp2 for Attached {
         let Source::Rows(rows) = &self.matrix.source else { bail!("attached: two operands without rows") };
         let (want_x, want_y) = (x.track_op(), y.track_op());
         with_real!(self.matrix.dtype(), CustomOp2::name(self), T => {
-            let gradient = with_slice::<T, _>("attached", grad, |grad| self.gradient(grad))?;
-            let values = <T as Real>::slice(&self.matrix.values)?;
-            let (to_x, to_y) = rows.pull_back(values, gradient, want_x, want_y)?;
+            let values = self.matrix.values.slice()?;
+            let (to_x, to_y) = with_slice::<T, _>("attached", grad, |grad| {
+                rows.pull_back(values, self.gradient(grad)?, want_x, want_y)
+            })?;
             let to_x = want_x.then(|| T::tensor(to_x, x.shape())).transpose()?;
             let to_y = want_y.then(|| T::tensor(to_y, y.shape())).transpose()?;
             Ok((to_x, to_y))
         })
-    }
-}
-
-impl Rows {
-    /// From the gradient of the matrix to that of the rows.
-    fn pull_back<T: Real>(
-        &self,
-        values: &[T],
-        mut gradient: Vec<T>,
-        want_x: bool,
-        want_y: bool,
-    ) -> Result<(Vec<T>, Vec<T>)> {
-        let (d, a) = (self.d, T::slice(&self.left.rows)?);
-        let b = match &self.right {
-            Some(right) => T::slice(&right.rows)?,
-            None => a,
-        };
-        let (n, m) = (a.len() / d, b.len() / d);
-        let nonzero: usize = count_nonzero(&gradient);
-        let euclidean = match self.pairing {
-            Pairing::InnerProduct => None,
-            Pairing::Euclidean { power } => Some(power),
-        };
-        let (mut to_a, mut to_b) = (vec![T::ZERO; a.len()], Vec::new());
-        if self.right.is_some() {
-            to_b = vec![T::ZERO; b.len()];
-        }
-        if nonzero * SPARSE <= n * m {
-            let into_b = self.right.is_some();
-            for i in 0..n {
-                for j in 0..m {
-                    let g = gradient[i * m + j];
-                    if g == T::ZERO {
-                        continue;
-                    }
-                    let (a, b) = (&a[i * d..(i + 1) * d], &b[j * d..(j + 1) * d]);
-                    let factor = match euclidean {
-                        None => g,
-                        Some(power) => g * twice_slope(values[i * m + j], power),
-                    };
-                    // A row with itself may be both: one after the other.
-                    add_pair(&mut to_a[i * d..(i + 1) * d], a, b, factor, euclidean.is_some());
-                    let other = if into_b { &mut to_b } else { &mut to_a };
-                    add_pair(&mut other[j * d..(j + 1) * d], b, a, factor, euclidean.is_some());
-                }
-            }
-        } else {
-            if let Some(power) = euclidean {
-                by_rows(&mut gradient, m, |start, g| chain(g, &values[start..], power));
-            }
-            if self.right.is_none() {
-                // Row i of the matrix and column i lead to the same row.
-                let (sums, both) = with_transpose(&gradient, n);
-                gemm(&mut to_a, Matrix::new(&both, n, n), Matrix::new(a, n, d), false, true);
-                if euclidean.is_some() {
-                    own_less_others(&mut to_a, a, &sums, d);
-                }
-            } else {
-                let table = Matrix::new(&gradient, n, m);
-                if want_x {
-                    gemm(&mut to_a, table, Matrix::new(b, m, d), false, true);
-                    if euclidean.is_some() {
-                        let sums: Vec<T> = gradient.chunks_exact(m.max(1)).map(lane_sum).collect();
-                        own_less_others(&mut to_a, a, &sums, d);
-                    }
-                }
-                if want_y {
-                    gemm(&mut to_b, table.t(), Matrix::new(a, n, d), false, true);
-                    if euclidean.is_some() {
-                        own_less_others(&mut to_b, b, &column_sums(&gradient, m), d);
-                    }
-                }
-            }
-        }
-        let inverse = T::slice(&self.left.inverse)?;
-        if !inverse.is_empty() && want_x {
-            with_slice::<T, _>("pairs", &self.x, |x| {
-                unnormalize(&mut to_a, x, inverse, d);
-                Ok(())
-            })?;
-        }
-        if let (Some(right), Some(y)) = (&self.right, &self.y)
-            && want_y
-        {
-            let inverse = T::slice(&right.inverse)?;
-            if !inverse.is_empty() {
-                with_slice::<T, _>("pairs", y, |y| {
-                    unnormalize(&mut to_b, y, inverse, d);
-                    Ok(())
-                })?;
-            }
-        }
-        Ok((to_a, to_b))
     }
 }
 
@@ -464,11 +351,11 @@ pub(crate) fn piece_rows(n: usize, m: usize) -> usize {
 }
 
 /// Rows, divided by their length where that is asked for, and the inverse lengths.
-fn prepare<T: Real>(x: &[T], d: usize, normalize: bool) -> (Vec<T>, Vec<T>) {
-    let mut rows = x.to_vec();
-    let mut inverse = Vec::new();
+fn prepare<T: Real>(x: &[T], d: usize, normalize: bool) -> (Buffer<T>, Buffer<T>) {
+    let mut rows = Buffer::copy_of(x);
+    let mut inverse = Buffer::stale(0);
     if normalize {
-        inverse = vec![T::ZERO; x.len() / d];
+        inverse = Buffer::zeros(x.len() / d);
         normalize_rows(&mut rows, &mut inverse, d);
     }
     (rows, inverse)
@@ -481,18 +368,6 @@ vectorized! {
             if !is_shortest(scale) {
                 *inverse = scale;
                 row.iter_mut().for_each(|v| *v = *v * scale);
-            }
-        }
-    }
-}
-
-vectorized! {
-    /// (g − u⟨g, u⟩)/‖x‖, u = x/‖x‖, for rows that were normalized.
-    fn unnormalize<T: Real>(gradient: &mut [T], x: &[T], inverse: &[T], d: usize) {
-        for ((g, x), &scale) in gradient.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(inverse) {
-            if scale > T::ZERO {
-                let along = dot(g, x) * scale * scale;
-                g.iter_mut().zip(x).for_each(|(g, &x)| *g = (*g - x * along) * scale);
             }
         }
     }
@@ -515,9 +390,9 @@ vectorized! {
 }
 
 /// The matrix of prepared rows.
-fn all_pairs<T: Real>(a: &[T], b: &[T], d: usize, pairing: Pairing) -> Vec<T> {
+fn all_pairs<T: Real>(a: &[T], b: &[T], d: usize, pairing: Pairing) -> Buffer<T> {
     let (n, m) = (a.len() / d, b.len() / d);
-    let mut out = vec![T::ZERO; n * m];
+    let mut out = Buffer::stale(n * m);
     gemm(&mut out, Matrix::new(a, n, d), Matrix::new(b, m, d).t(), false, true);
     if let Pairing::Euclidean { power } = pairing {
         let (mut aa, mut bb) = (vec![T::ZERO; n], vec![T::ZERO; m]);
@@ -543,107 +418,6 @@ vectorized! {
             } else if power != 2.0 {
                 row.iter_mut().for_each(|o| *o = if *o > T::ZERO { o.powf(half) } else { T::ZERO });
             }
-        }
-    }
-}
-
-/// 2·dD/d(‖x − y‖²) at the distance D, 0 where D is 0.
-#[inline(always)]
-fn twice_slope<T: Real>(value: T, power: f64) -> T {
-    if power == 2.0 {
-        T::ONE + T::ONE
-    } else if value > T::ZERO {
-        if power == 1.0 {
-            T::ONE / value
-        } else {
-            T::from_f64(power) * value.powf(T::from_f64((power - 2.0) / power))
-        }
-    } else {
-        T::ZERO
-    }
-}
-
-vectorized! {
-    fn chain<T: Real>(gradient: &mut [T], values: &[T], power: f64) {
-        if power == 1.0 {
-            for (g, &v) in gradient.iter_mut().zip(values) {
-                let slope = *g / v;
-                *g = if v > T::ZERO { slope } else { T::ZERO };
-            }
-        } else {
-            for (g, &v) in gradient.iter_mut().zip(values) {
-                *g = *g * twice_slope(v, power);
-            }
-        }
-    }
-}
-
-vectorized! {
-    fn count_nonzero<T: Real>(x: &[T]) -> usize {
-        let mut count = 0;
-        for chunk in x.chunks(256) {
-            let mut own = 0u32;
-            for &v in chunk {
-                own += u32::from(v != T::ZERO);
-            }
-            count += own as usize;
-        }
-        count
-    }
-}
-
-vectorized! {
-    /// `out += factor·(own − other)` for distances, `out += factor·other` for inner products.
-    fn add_pair<T: Real>(out: &mut [T], own: &[T], other: &[T], factor: T, euclidean: bool) {
-        if euclidean {
-            for ((o, &x), &y) in out.iter_mut().zip(own).zip(other) {
-                *o += factor * (x - y);
-            }
-        } else {
-            for (o, &y) in out.iter_mut().zip(other) {
-                *o += factor * y;
-            }
-        }
-    }
-}
-
-vectorized! {
-    /// `out = sum·own − out`, row by row.
-    fn own_less_others<T: Real>(out: &mut [T], own: &[T], sums: &[T], d: usize) {
-        for ((out, own), &sum) in out.chunks_exact_mut(d).zip(own.chunks_exact(d)).zip(sums) {
-            out.iter_mut().zip(own).for_each(|(o, &x)| *o = sum * x - *o);
-        }
-    }
-}
-
-/// G + Gᵀ of a square matrix, and its row sums.
-fn with_transpose<T: Real>(g: &[T], n: usize) -> (Vec<T>, Vec<T>) {
-    let mut both = g.to_vec();
-    by_rows(&mut both, n, |start, out| add_transpose(out, g, start / n.max(1), n));
-    let sums = both.chunks_exact(n.max(1)).map(lane_sum).collect();
-    (sums, both)
-}
-
-vectorized! {
-    /// Tiles keep the lines of the transpose in the cache while they are read across.
-    fn add_transpose<T: Real>(out: &mut [T], g: &[T], first: usize, n: usize) {
-        const TILE: usize = 16;
-        let rows = out.len() / n.max(1);
-        let mut i0 = 0;
-        while i0 < rows {
-            let i1 = (i0 + TILE).min(rows);
-            let mut j0 = 0;
-            while j0 < n {
-                let j1 = (j0 + TILE).min(n);
-                for j in j0..j1 {
-                    let column = &g[j * n + first + i0..j * n + first + i1];
-                    for (i, &v) in column.iter().enumerate() {
-                        out[(i0 + i) * n + j] += v;
-                    }
-                }
-                j0 = j1;
-            }
-            i0 = i1;
         }
     }
 }

@@ -7,6 +7,7 @@
 use candle_core::{CpuStorage, Device, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::buffer::{Buffer, Table};
 use crate::cpu::{lane_sum, vectorized};
 use crate::normalize::dot;
 use crate::pairs::{PairMatrix, Per, piece_rows};
@@ -105,7 +106,7 @@ impl Tally {
 
 /// Derivatives of one value by each entry of a matrix.
 #[derive(Debug)]
-pub struct Slopes(CpuStorage);
+pub struct Slopes(Table);
 
 impl Slopes {
     /// Their sum over each row of `columns` entries.
@@ -113,10 +114,9 @@ impl Slopes {
         fn sums<T: Real>(values: &[T], columns: usize) -> Vec<f64> {
             values.chunks_exact(columns.max(1)).map(|row| lane_sum(row).to_f64()).collect()
         }
-        match &self.0 {
-            CpuStorage::F32(values) => sums(values, columns),
-            CpuStorage::F64(values) => sums(values, columns),
-            _ => Vec::new(),
+        match self.0.slice::<f64>() {
+            Ok(values) => sums(values, columns),
+            Err(_) => sums::<f32>(self.0.slice().unwrap_or(&[]), columns),
         }
     }
 }
@@ -185,9 +185,9 @@ impl PairMatrix {
     pub fn row_losses<F: RowLoss>(&self, f: &F, log_scale: Option<&Tensor>) -> Result<Tensor> {
         let (n, m) = (self.rows(), self.columns());
         with_real!(self.dtype(), "row_losses", T => {
-            let values = <T as Real>::slice(self.storage())?;
+            let values = self.table().slice::<T>()?;
             let mut losses = vec![<T as Real>::ZERO; n];
-            let mut slopes = vec![<T as Real>::ZERO; n * m];
+            let mut slopes = Buffer::<T>::zeros(n * m);
             let piece = piece_rows(n, m).max(1);
             if piece < n {
                 let both = losses.par_chunks_mut(piece).zip(slopes.par_chunks_mut(piece * m.max(1)));
@@ -202,7 +202,7 @@ impl PairMatrix {
                 by_scale = vec![<T as Real>::ZERO; n];
                 dots_of_rows(&slopes, values, m.max(1), &mut by_scale);
             }
-            let losses = self.attach(T::storage(losses), Shape::from(n), T::storage(slopes), Per::Row)?;
+            let losses = self.attach(T::storage(losses), Shape::from(n), Table::new(slopes), Per::Row)?;
             with_scale(losses, T::storage(by_scale), log_scale)
         })
     }
@@ -215,7 +215,7 @@ impl PairMatrix {
         let (n, m) = (self.rows(), self.columns());
         let mut tallies = vec![Tally::default(); n];
         with_real!(self.dtype(), "tally", T => {
-            let (values, band) = (<T as Real>::slice(self.storage())?, Band::<T>::new(low, high));
+            let (values, band) = (self.table().slice::<T>()?, Band::<T>::new(low, high));
             let piece = piece_rows(n, m).max(1);
             if piece < n {
                 tallies.par_chunks_mut(piece).enumerate().for_each(|(k, tallies)| {
@@ -234,7 +234,7 @@ impl PairMatrix {
     /// When candle fails.
     pub fn slopes(&self) -> Result<Slopes> {
         let len = self.rows() * self.columns();
-        with_real!(self.dtype(), "slopes", T => Ok(Slopes(T::storage(vec![<T as Real>::ZERO; len]))))
+        with_real!(self.dtype(), "slopes", T => Ok(Slopes(Table::new(Buffer::<T>::zeros(len)))))
     }
 
     /// `Σ_i weights[i]·(the losses of row i in the band)`; the derivatives are added to `slopes`.
@@ -255,8 +255,8 @@ impl PairMatrix {
         }
         let mut sums = vec![0.0; n];
         with_real!(self.dtype(), "weigh", T => {
-            let (values, band) = (<T as Real>::slice(self.storage())?, Band::<T>::new(low, high));
-            let slopes = <T as Real>::slice_mut(&mut slopes.0)?;
+            let (values, band) = (self.table().slice::<T>()?, Band::<T>::new(low, high));
+            let slopes = slopes.0.slice_mut::<T>()?;
             let piece = piece_rows(n, m).max(1);
             if piece < n {
                 let both = sums.par_chunks_mut(piece).zip(slopes.par_chunks_mut(piece * m.max(1)));
@@ -280,7 +280,7 @@ impl PairMatrix {
             let mut by_scale = Vec::new();
             if log_scale.is_some() {
                 let mut rows = vec![<T as Real>::ZERO; self.rows()];
-                dots_of_rows(<T as Real>::slice(&slopes.0)?, <T as Real>::slice(self.storage())?, m, &mut rows);
+                dots_of_rows(slopes.0.slice::<T>()?, self.table().slice::<T>()?, m, &mut rows);
                 let sum: f64 = rows.iter().map(|&v| Real::to_f64(v)).sum();
                 by_scale.push(<T as Real>::from_f64(sum));
             }
@@ -299,7 +299,9 @@ impl PairMatrix {
             bail!("attach_table: {} derivatives, expected {}", slopes.len(), self.rows() * self.columns());
         }
         let table = with_real!(self.dtype(), "attach_table", T => {
-            T::storage(slopes.iter().map(|&v| <T as Real>::from_f64(v)).collect())
+            let mut table = Buffer::<T>::stale(slopes.len());
+            table.iter_mut().zip(slopes).for_each(|(out, &v)| *out = <T as Real>::from_f64(v));
+            Table::new(table)
         });
         self.attach_value(value, Slopes(table), None)
     }
@@ -311,7 +313,7 @@ impl PairMatrix {
     pub fn map_rows<F: RowMap>(&self, f: &F) -> Result<Vec<F::Found>> {
         let (n, m) = (self.rows(), self.columns());
         with_real!(self.dtype(), "map_rows", T => {
-            let values = <T as Real>::slice(self.storage())?;
+            let values = self.table().slice::<T>()?;
             let piece = piece_rows(n, m).max(1);
             if m == 0 || piece >= n {
                 let mut found = Vec::new();

@@ -36,12 +36,14 @@ mod nt_xent;
 mod p2s_grad;
 mod pair_hinge;
 mod pnp;
+mod positive_rows;
 mod proxy_anchor;
 mod ranked_list;
 mod ranks;
 mod smooth_ap;
 mod soft_triple;
 mod sup_con;
+mod swapped_rows;
 mod threshold_consistent_margin;
 mod triplet_margin;
 mod triplet_rows;
@@ -202,6 +204,9 @@ pub type State = BTreeMap<String, Tensor>;
 /// together.
 pub trait Loss: Debug + Send + Sync {
     /// The unreduced losses by part; a part without tuples is left out. Without `tuples`, all valid ones count.
+    ///
+    /// Where a part has a loss for each triplet, that is what it takes: all triplets of n rows are of the order of n³
+    /// numbers and as many indices. [`reduced`](Self::reduced) needs no list of them.
     ///
     /// # Errors
     /// What the distance returns, and [`Error::Config`](crate::Error::Config) for a batch the loss has no use for.

@@ -29,6 +29,15 @@ pub trait Reducer: Debug + Send + Sync {
         let _ = part;
         Ok(None)
     }
+
+    /// As [`weighing`](Self::weighing) for a part whose losses belong to single rows, [`Index::Rows`], however many a row
+    /// has: some reducers treat these differently.
+    ///
+    /// # Errors
+    /// As [`reduce`](Self::reduce).
+    fn weighing_of_rows(&self, part: &'static str) -> Result<Option<&dyn Weighing>> {
+        self.weighing(part)
+    }
 }
 
 /// A reducer as the sum of the losses within bounds, each times a weight of its anchor.
@@ -261,6 +270,10 @@ impl Reducer for PerAnchor {
     fn weighing(&self, part: &'static str) -> Result<Option<&dyn Weighing>> {
         Ok(self.reducer.weighing(part)?.map(|_| self as &dyn Weighing))
     }
+
+    fn weighing_of_rows(&self, part: &'static str) -> Result<Option<&dyn Weighing>> {
+        self.reducer.weighing_of_rows(part)
+    }
 }
 
 impl Weighing for PerAnchor {
@@ -360,6 +373,10 @@ impl Reducer for ByPart {
 
     fn weighing(&self, part: &'static str) -> Result<Option<&dyn Weighing>> {
         self.of(part)?.weighing(part)
+    }
+
+    fn weighing_of_rows(&self, part: &'static str) -> Result<Option<&dyn Weighing>> {
+        self.of(part)?.weighing_of_rows(part)
     }
 }
 

@@ -431,6 +431,44 @@ impl TripletTable {
         };
         Self::Listed { positive: by(positive), negative: by(negative) }
     }
+
+    /// The same in the order of the positives, of `n` anchors and `m` columns.
+    pub fn by_positive(&self, n: usize, m: usize) -> ByPositive {
+        let (mut anchors, mut negatives) = (PairList::default(), PairList::default());
+        for a in 0..n {
+            match self {
+                Self::Products(pairs) => pairs.each_positive(a, |p| anchors.push(p, a)),
+                Self::Listed { positive, negative } => {
+                    for (&p, &n) in positive.of(a).iter().zip(negative.of(a)) {
+                        anchors.push(p as usize, a);
+                        negatives.push(p as usize, n as usize);
+                    }
+                }
+            }
+        }
+        ByPositive { anchors: ByAnchor::new(m, &anchors), negatives: ByAnchor::new(m, &negatives) }
+    }
+}
+
+/// Triplets by their positive.
+#[derive(Debug)]
+pub(crate) struct ByPositive {
+    anchors: ByAnchor,
+    /// As many as anchors where triplets are listed, none where they are products.
+    negatives: ByAnchor,
+}
+
+impl ByPositive {
+    /// The anchors of a positive, as often as it is theirs.
+    pub fn anchors(&self, p: usize) -> &[u32] {
+        self.anchors.of(p)
+    }
+
+    /// Calls `f(anchor, negative)` for each triplet that is named one by one.
+    pub fn each(&self, p: usize, mut f: impl FnMut(usize, usize)) {
+        let both = self.anchors.of(p).iter().zip(self.negatives.of(p));
+        both.for_each(|(&a, &n)| f(a as usize, n as usize));
+    }
 }
 
 /// How often each entry of the matrix `[n, m]` is a positive and a negative pair, kept on the host.

@@ -36,11 +36,15 @@ fn losses() -> Result<Vec<LossSpec>, serde_json::Error> {
         {"name": "contrastive", "pos_margin": 0.1, "neg_margin": 1.3},
         {"name": "triplet-margin", "margin": 0.3},
         {"name": "triplet-margin", "margin": 0.3, "smooth_loss": true},
+        {"name": "triplet-margin", "margin": 0.3, "swap": true},
+        {"name": "triplet-margin", "margin": 0.3, "swap": true, "smooth_loss": true},
         {"name": "margin", "beta": 0.8},
         {"name": "margin", "beta": 0.8, "nu": 0.1, "learn_beta": true},
         {"name": "margin", "beta": 0.8, "learn_beta": true, "num_classes": 6},
+        {"name": "margin", "beta": 0.8, "nu": 0.3, "learn_beta": true, "num_classes": 6},
         {"name": "nt-xent", "temperature": "learned"},
         {"name": "nt-xent", "temperature": 0.4},
+        {"name": "tuplet-margin", "margin": 20.0, "scale": 8.0},
         {"name": "intra-pair-variance"},
         {"name": "angular"}
     ]"#,
@@ -180,13 +184,23 @@ fn all_triplets_of_a_batch_take_the_memory_of_its_matrix() -> Result<(), Any> {
     let labels: Vec<i64> = (0..n as i64).map(|i| i % 8).collect();
     let batch = Batch::new(&x, &labels)?;
     let before = peak_bytes();
-    for name in ["triplet-margin", "margin", "nt-xent", "contrastive"] {
-        let spec: LossSpec = serde_json::from_str(&format!(r#"{{"name": "{name}"}}"#))?;
+    for text in [
+        r#"{"name": "triplet-margin"}"#,
+        r#"{"name": "triplet-margin", "swap": true}"#,
+        r#"{"name": "margin"}"#,
+        r#"{"name": "margin", "learn_beta": true, "nu": 0.1, "num_classes": 8}"#,
+        r#"{"name": "nt-xent"}"#,
+        r#"{"name": "contrastive"}"#,
+        r#"{"name": "tuplet-margin"}"#,
+        r#"{"name": "dynamic-soft-margin"}"#,
+    ] {
+        let spec: LossSpec = serde_json::from_str(text)?;
         let distance = spec.default_distance().build(None)?;
         let objective = Objective::new(spec.build(distance, DType::F32, &Device::Cpu)?);
         let value = objective.forward(&batch)?;
-        assert!(value.to_scalar::<f32>()? > 0.0, "{name}");
-        assert!(value.backward()?.get(&x).is_some(), "{name}");
+        let size = value.to_scalar::<f32>()?;
+        assert!(size.is_finite() && size != 0.0, "{text}: {size}");
+        assert!(value.backward()?.get(&x).is_some(), "{text}");
     }
     if let (Some(before), Some(after)) = (before, peak_bytes()) {
         let matrix = (n * n * size_of::<f32>()) as u64;

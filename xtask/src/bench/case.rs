@@ -43,6 +43,8 @@ pub struct Case {
     pub work: Work,
     /// At most so many repetitions, where a side takes seconds.
     pub most_repetitions: usize,
+    /// Whether the peer can do it.
+    pub peer: bool,
 }
 
 impl Case {
@@ -62,6 +64,7 @@ pub fn all() -> Vec<Case> {
         id: format!("{group}/{name}/{size}/f32"),
         work,
         most_repetitions: usize::MAX,
+        peer: true,
     };
     let step = |divergence| Work::Step { batch: 128, divergence };
     let large = Work::HardestTriplet { n: 512, d: 128 };
@@ -86,7 +89,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(LOSSES.map(|loss| {
         let (name, n) = (loss.name, loss.rows);
         let case = case("loss", name, &format!("n{n}_d{d}"), Work::Loss { name, n, d });
-        Case { most_repetitions: loss.most_repetitions, ..case }
+        Case { most_repetitions: loss.most_repetitions, peer: loss.peer, ..case }
     }));
     cases
 }

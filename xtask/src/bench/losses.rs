@@ -28,14 +28,30 @@ pub struct Loss {
     pub rows: usize,
     /// At most so many repetitions, where the other side takes seconds.
     pub most_repetitions: usize,
+    /// Whether the rows of a class stand together, which the other side's Smooth-AP needs; they alternate elsewhere.
+    pub grouped: bool,
+    /// Whether the other side has such a loss.
+    pub peer: bool,
 }
 
 const fn case(name: &'static str, objective: &'static str) -> Loss {
-    Loss { name, objective, given: Given::Labels, rows: 512, most_repetitions: usize::MAX }
+    Loss {
+        name,
+        objective,
+        given: Given::Labels,
+        rows: 512,
+        most_repetitions: usize::MAX,
+        grouped: false,
+        peer: true,
+    }
 }
 
 const fn table(name: &'static str, objective: &'static str) -> Loss {
     Loss { given: Given::Classes, ..case(name, objective) }
+}
+
+const fn views(name: &'static str, objective: &'static str) -> Loss {
+    Loss { given: Given::Views, ..case(name, objective) }
 }
 
 /// The other side makes a table of positive by negative pairs: gigabytes and seconds.
@@ -43,11 +59,12 @@ const fn slow(loss: Loss, rows: usize, most_repetitions: usize) -> Loss {
     Loss { rows, most_repetitions, ..loss }
 }
 
-/// Losses compared with the other side's.
+/// Every loss of the catalogue, compared with the other side's where it has one: it lacks the centroid triplet loss, which
+/// is timed alone.
 ///
-/// Left out is what the other side draws at random: N-pairs and the meta-classes of the manifold loss (here they are the
-/// labels on both sides), or lacks: the centroid triplet loss.
-pub const LOSSES: [Loss; 39] = [
+/// The other side draws the meta-classes of the manifold loss at random; here they are the labels on both sides. In-batch
+/// InfoNCE is its NT-Xent of two views with the first as anchors, the momentum queue its memory with a mask of what enters.
+pub const LOSSES: [Loss; 44] = [
     case("contrastive", r#"{"loss": {"name": "contrastive"}}"#),
     case(
         "triplet-margin-batch-hard",
@@ -61,18 +78,18 @@ pub const LOSSES: [Loss; 39] = [
     case("multi-similarity", r#"{"loss": {"name": "multi-similarity"}}"#),
     case("circle", r#"{"loss": {"name": "circle"}}"#),
     case("fast-ap", r#"{"loss": {"name": "fast-ap"}}"#),
-    slow(case("nt-xent", r#"{"loss": {"name": "nt-xent"}}"#), 512, 3),
+    slow(case("nt-xent", r#"{"loss": {"name": "nt-xent"}}"#), 512, 5),
     slow(case("triplet-margin-all", r#"{"loss": {"name": "triplet-margin"}}"#), 512, 5),
     slow(case("margin", r#"{"loss": {"name": "margin"}}"#), 512, 5),
     case("signal-to-noise-contrastive", r#"{"loss": {"name": "signal-to-noise-contrastive"}}"#),
-    slow(case("lifted-structure", r#"{"loss": {"name": "lifted-structure"}}"#), 128, 3),
+    slow(case("lifted-structure", r#"{"loss": {"name": "lifted-structure"}}"#), 128, 5),
     case("generalized-lifted-structure", r#"{"loss": {"name": "generalized-lifted-structure"}}"#),
     case("intra-pair-variance", r#"{"loss": {"name": "intra-pair-variance"}}"#),
     case("nca", r#"{"loss": {"name": "nca"}}"#),
-    slow(case("tuplet-margin", r#"{"loss": {"name": "tuplet-margin"}}"#), 256, 3),
-    slow(case("angular", r#"{"loss": {"name": "angular"}}"#), 512, 3),
-    slow(case("smooth-ap", r#"{"loss": {"name": "smooth-ap"}}"#), 256, 3),
-    slow(case("pnp", r#"{"loss": {"name": "pnp"}}"#), 256, 3),
+    slow(case("tuplet-margin", r#"{"loss": {"name": "tuplet-margin"}}"#), 256, 5),
+    slow(case("angular", r#"{"loss": {"name": "angular"}}"#), 512, 5),
+    Loss { grouped: true, ..slow(case("smooth-ap", r#"{"loss": {"name": "smooth-ap"}}"#), 256, 5) },
+    slow(case("pnp", r#"{"loss": {"name": "pnp"}}"#), 256, 5),
     slow(case("histogram", r#"{"loss": {"name": "histogram"}}"#), 512, 5),
     case("ranked-list", r#"{"loss": {"name": "ranked-list"}}"#),
     case("threshold-consistent-margin", r#"{"loss": {"name": "threshold-consistent-margin"}}"#),
@@ -82,15 +99,33 @@ pub const LOSSES: [Loss; 39] = [
         5,
     ),
     case("instance", r#"{"loss": {"name": "instance"}}"#),
-    Loss { given: Given::Views, ..case("vic-reg", r#"{"loss": {"name": "vic-reg"}}"#) },
-    Loss {
-        given: Given::Views,
-        ..slow(
-            case("two-views-nt-xent", r#"{"loss": {"name": "two-views", "loss": {"name": "nt-xent"}}}"#),
-            128,
-            5,
-        )
-    },
+    views("vic-reg", r#"{"loss": {"name": "vic-reg"}}"#),
+    slow(
+        views("two-views-nt-xent", r#"{"loss": {"name": "two-views", "loss": {"name": "nt-xent"}}}"#),
+        128,
+        5,
+    ),
+    slow(
+        views(
+            "info-nce",
+            r#"{"loss": {"name": "info-nce", "temperature": 0.07}, "distance": {"name": "cosine"}}"#,
+        ),
+        512,
+        5,
+    ),
+    case("n-pairs", r#"{"loss": {"name": "n-pairs"}}"#),
+    Loss { peer: false, ..case("centroid-triplet", r#"{"loss": {"name": "centroid-triplet"}}"#) },
+    case(
+        "weighted-sum",
+        r#"{"loss": {"name": "weighted-sum", "terms": [
+            {"objective": {"loss": {"name": "contrastive"}}},
+            {"objective": {"loss": {"name": "multi-similarity"}}, "weight": 0.5}
+        ]}}"#,
+    ),
+    views(
+        "momentum-queue-contrastive",
+        r#"{"loss": {"name": "momentum-queue", "labels": "given", "loss": {"name": "contrastive"}}}"#,
+    ),
     case(
         "cross-batch-memory-contrastive",
         r#"{"loss": {"name": "cross-batch-memory", "memory_size": 1024, "loss": {"name": "contrastive"}}}"#,
@@ -160,7 +195,30 @@ pub fn find(name: &str) -> anyhow::Result<Loss> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use dml_loss::LossSpec;
+
     use super::*;
+
+    /// The names by which a configuration file may ask for a loss, without their aliases.
+    fn catalogue() -> BTreeSet<String> {
+        let message = serde_json::from_value::<LossSpec>(json!({"name": ""})).unwrap_err().to_string();
+        let quoted = message.split('`').skip(1).step_by(2).filter(|name| !name.is_empty());
+        quoted.filter(|name| !name.contains(char::is_uppercase)).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_loss_of_the_catalogue_has_a_case() -> anyhow::Result<()> {
+        let mut timed = BTreeSet::new();
+        for loss in LOSSES {
+            let spec: Value = serde_json::from_str(loss.objective)?;
+            timed.extend(spec["loss"]["name"].as_str().map(str::to_owned));
+        }
+        assert!(timed.len() > 30);
+        assert_eq!(timed, catalogue());
+        Ok(())
+    }
 
     #[test]
     fn every_case_can_be_built() -> anyhow::Result<()> {

@@ -244,15 +244,19 @@ fn data(work: Work) -> anyhow::Result<HashMap<String, Tensor>> {
         Work::HardestTriplet { n, d } | Work::Loss { n, d, .. } => (n, vec![d]),
     };
     let classes = n / PER_CLASS;
-    let labels: Vec<i64> = (0..n).map(|row| (row % classes) as i64).collect();
+    let loss = match work {
+        Work::Loss { name, .. } => Some(losses::find(name)?),
+        _ => None,
+    };
+    let grouped = loss.is_some_and(|loss| loss.grouped);
+    let class = |row| if grouped { row / PER_CLASS } else { row % classes };
+    let labels: Vec<i64> = (0..n).map(|row| class(row) as i64).collect();
     let centers = normal(&[&[classes], &shape[..]].concat())?;
     let noise = normal(&[&[n], &shape[..]].concat())?;
     let own = Tensor::from_vec(labels.clone(), n, &Device::Cpu)?;
     let x = (centers.index_select(&own, 0)? + noise)?;
     let mut data = HashMap::from([("x".to_owned(), x), ("labels".to_owned(), own.clone())]);
-    if let Work::Loss { name, .. } = work
-        && losses::find(name)?.given == Given::Views
-    {
+    if loss.is_some_and(|loss| loss.given == Given::Views) {
         let noise = normal(&[&[n], &shape[..]].concat())?;
         data.insert("y".to_owned(), (centers.index_select(&own, 0)? + noise)?);
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Loss, Part, Result, State, Tuples, loss::far::Far, tensor::download,
-    tuples::ClassRows,
+    tuples::TripletTable,
 };
 
 /// Knobs of [`DynamicSoftMargin`].
@@ -88,47 +88,67 @@ impl DynamicSoftMargin {
     }
 }
 
-/// Calls `f(entry of (a, p), entry of (a, n))` for each triplet.
-fn for_each(batch: &Batch, tuples: Option<&Tuples>, m: usize, mut f: impl FnMut(usize, usize)) {
-    if let Some(tuples) = tuples {
-        let t = tuples.to_triplets();
-        for ((&a, &p), &n) in t.anchor.iter().zip(&t.positive).zip(&t.negative) {
-            f(a as usize * m + p as usize, a as usize * m + n as usize);
+/// Calls `f(p, n)` for each triplet of an anchor.
+fn for_each(triplets: &TripletTable, anchor: usize, mut f: impl FnMut(usize, usize)) {
+    match triplets {
+        TripletTable::Listed { positive, negative } => {
+            let both = positive.of(anchor).iter().zip(negative.of(anchor));
+            both.for_each(|(&p, &n)| f(p as usize, n as usize));
         }
-        return;
+        TripletTable::Products(pairs) => {
+            pairs.each_positive(anchor, |p| pairs.each_negative(anchor, |n| f(p, n)));
+        }
     }
-    let mut rows = ClassRows::default();
-    for a in 0..batch.len() {
-        rows.fill(batch, a);
-        for &p in &rows.positive {
-            rows.negative.iter().for_each(|&n| f(a * m + p, a * m + n));
-        }
+}
+
+/// Of the triplets of one anchor, by bin: their soft number, and the sum of their differences.
+struct Counts {
+    soft: Vec<f64>,
+    sums: Vec<f64>,
+    triplets: f64,
+}
+
+impl Counts {
+    fn new(bins: usize) -> Self {
+        Self { soft: vec![0.0; bins], sums: vec![0.0; bins], triplets: 0.0 }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.soft.iter_mut().zip(&other.soft).for_each(|(sum, v)| *sum += v);
+        self.sums.iter_mut().zip(&other.sums).for_each(|(sum, v)| *sum += v);
+        self.triplets += other.triplets;
     }
 }
 
 impl Loss for DynamicSoftMargin {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
         let Some(far) = Far::new(batch, &self.distance)? else { return Ok(Vec::new()) };
-        let (m, values) = (far.columns(), far.values());
+        let triplets = TripletTable::new(batch, tuples);
         let bins = self.config.num_bins;
-        let (mut counts, mut sums, mut triplets) = (vec![0.0; bins], vec![0.0; bins], 0.0f64);
-        for_each(batch, tuples, m, |p, n| {
-            let t = values[p] - values[n];
-            let (bin, share, _) = self.place(t);
-            counts[bin] += 1.0 - share;
-            if let Some(next) = counts.get_mut(bin + 1) {
-                *next += share;
-            }
-            sums[bin] += t;
-            triplets += 1.0;
-        });
-        if triplets == 0.0 {
+        let of_rows = far.map_rows(|a, far| {
+            let mut counts = Counts::new(bins);
+            for_each(&triplets, a, |p, n| {
+                let t = far[p] - far[n];
+                let (bin, share, _) = self.place(t);
+                counts.soft[bin] += 1.0 - share;
+                if let Some(next) = counts.soft.get_mut(bin + 1) {
+                    *next += share;
+                }
+                counts.sums[bin] += t;
+                counts.triplets += 1.0;
+            });
+            counts
+        })?;
+        let mut all = Counts::new(bins);
+        of_rows.iter().for_each(|row| all.add(row));
+        let Counts { soft, sums, triplets: number } = all;
+        if number == 0.0 {
             return Ok(Vec::new());
         }
         let mut histogram = self.histogram();
         let fresh = histogram.iter().all(|&h| h == 0.0);
         let momentum = if fresh { 1.0 } else { self.config.momentum };
-        histogram.iter_mut().zip(&counts).for_each(|(h, c)| *h = (1.0 - momentum) * *h + momentum * c);
+        histogram.iter_mut().zip(&soft).for_each(|(h, c)| *h = (1.0 - momentum) * *h + momentum * c);
         let total: f64 = histogram.iter().sum();
         histogram.iter_mut().for_each(|h| *h /= total);
         let below: Vec<f64> = histogram
@@ -140,17 +160,18 @@ impl Loss for DynamicSoftMargin {
             .collect();
         drop(histogram);
 
-        let value = below.iter().zip(&sums).map(|(f, s)| f * s).sum::<f64>() / triplets;
         // Moving t within its bin takes mass from that bin's F, which weighs all triplets of the bin.
         let taken = momentum / (total * self.width());
-        let mut slopes = vec![0.0; values.len()];
-        for_each(batch, tuples, m, |p, n| {
-            let (bin, _, moves) = self.place(values[p] - values[n]);
-            let slope = (below[bin] - if moves { taken * sums[bin] } else { 0.0 }) / triplets;
-            slopes[p] += slope;
-            slopes[n] -= slope;
-        });
-        Ok(vec![Part::whole("loss", far.whole(value, slopes)?)])
+        let losses = far.row_losses(|a, far, slopes| {
+            for_each(&triplets, a, |p, n| {
+                let (bin, _, moves) = self.place(far[p] - far[n]);
+                let slope = (below[bin] - if moves { taken * sums[bin] } else { 0.0 }) / number;
+                slopes[p] += slope;
+                slopes[n] -= slope;
+            });
+            below.iter().zip(&of_rows[a].sums).map(|(f, s)| f * s).sum::<f64>() / number
+        })?; // [n]
+        Ok(vec![Part::whole("loss", losses.sum_all()?.reshape(1)?)])
     }
 
     fn distance(&self) -> Option<&Arc<dyn Distance>> {

@@ -50,9 +50,13 @@ impl Far {
         values
     }
 
-    /// The number of columns.
-    pub fn columns(&self) -> usize {
-        self.matrix.columns()
+    /// What `f(i, far)` gives for each row.
+    pub fn map_rows<O: Send>(&self, f: impl Fn(usize, &[f64]) -> O + Sync) -> Result<Vec<O>> {
+        let each = EachRow::new(|i, row: &[f64], found: &mut Vec<O>| {
+            let far: Vec<f64> = row.iter().map(|v| self.sign * v).collect();
+            found.push(f(i, &far));
+        });
+        Ok(self.matrix.map_rows(&each)?)
     }
 
     /// `f(i, far, slopes)` is the loss of row i and leaves its derivatives by the far values behind: `[n]`.

@@ -90,12 +90,12 @@ impl InfoNce {
     }
 }
 
-/// Of one query: log Σ_j exp(l_j) − l_i.
-struct Rows {
-    factor: f64,
+/// Of row i: log Σ_j exp(l_j) − l_i, l = factor·entry.
+pub(crate) struct OfOwnColumn {
+    pub factor: f64,
 }
 
-impl RowLoss for Rows {
+impl RowLoss for OfOwnColumn {
     fn scratch(&self, columns: usize) -> usize {
         columns
     }
@@ -120,7 +120,7 @@ impl Loss for InfoNce {
         }
         if self.direction == Direction::Rows {
             let Logits { matrix, factor, log_scale } = Logits::new(batch, &self.distance, &self.temperature)?;
-            return Ok(vec![Part::of_rows(matrix.row_losses(&Rows { factor }, log_scale.as_ref())?)?]);
+            return Ok(vec![Part::of_rows(matrix.row_losses(&OfOwnColumn { factor }, log_scale.as_ref())?)?]);
         }
         let values = batch.all_pairs(&*self.distance)?; // [n, n]
         let logits = self.temperature.logits(&self.distance.closeness(&values)?)?; // [n, n]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
-use dml_kernels::Real;
+use dml_kernels::{Band, Real, Tally};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -58,7 +58,8 @@ impl Default for MarginConfig {
 /// β is one number or one for each class (then that of the anchor). Parts `margin_loss`, a loss a triplet, and
 /// `beta_reg_loss`, one for the batch or, with a boundary for each class, a loss a triplet; both with the number of hinge
 /// terms above 0 as divisor. Own parameter `beta` `[1]` or `[classes]`
-/// where learned. Any distance with β in its units.
+/// where learned. Any distance with β in its units. Triplets are visited row by row: the memory is that of the matrix of
+/// distances, but for unreduced losses, which are as many as there are triplets.
 ///
 /// # Source
 /// Wu et al. 2017 \[wu2017\], equations 4 and 7.
@@ -82,6 +83,40 @@ impl Margin {
     ) -> Result<Self> {
         let beta = Tensor::full(config.beta, config.num_classes.unwrap_or(1).max(1), device)?;
         Ok(Self { distance, config, beta: Var::from_tensor(&beta.to_dtype(dtype)?)? })
+    }
+}
+
+impl Margin {
+    /// What each boundary is multiplied by when a reducer takes ν·β of each triplet, given how many triplets each anchor
+    /// has and the divisor; `None` where the reducer is no weighted sum.
+    fn boundary_weights(
+        &self,
+        batch: &Batch,
+        reducer: &dyn Reducer,
+        ids: &[u32],
+        (counts, active): &(Vec<f64>, f64),
+    ) -> Result<Option<Vec<f64>>> {
+        const PART: &str = "beta_reg_loss";
+        let nu = self.config.nu;
+        let Some(weighing) = reducer.weighing_of_rows(PART)? else { return Ok(None) };
+        let (low, high) = weighing.band();
+        let double = self.beta.dtype() == DType::F64;
+        let holds = |loss: f64| match double {
+            true => Band::<f64>::new(low, high).holds(loss),
+            false => Band::<f32>::new(low, high).holds(loss as f32),
+        };
+        let losses = download(&(self.beta.as_detached_tensor() * nu)?)?;
+        let tally = |(&id, &count): (&u32, &f64)| {
+            let loss = losses[id as usize];
+            Tally { count, sum: count * loss, inside: if holds(loss) { count } else { 0.0 } }
+        };
+        let tallies: Vec<Tally> = ids.iter().zip(counts).map(tally).collect();
+        let weights = weighing.weights(PART, Some(*active), &tallies, batch.labels())?;
+        let mut of_beta = vec![0.0; losses.len()];
+        for ((&id, weight), tally) in ids.iter().zip(weights).zip(&tallies) {
+            of_beta[id as usize] += nu * weight * tally.inside;
+        }
+        Ok(Some(of_beta))
     }
 }
 
@@ -142,9 +177,8 @@ impl TripletForm for Boundary {
 impl Loss for Margin {
     fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
         let MarginConfig { margin, nu, learn_beta, num_classes, triplets_per_anchor, .. } = self.config;
-        // Drawn triplets are few; the weight of a boundary for each class has a term for each triplet.
-        let listed = learn_beta && nu != 0.0 && num_classes.is_some();
-        if listed || tuples.is_none() && !triplets_per_anchor.is_all() {
+        // Drawn triplets are few.
+        if tuples.is_none() && !triplets_per_anchor.is_all() {
             return Ok(Reduced::Unknown);
         }
         if batch.nothing() {
@@ -169,7 +203,12 @@ impl Loss for Margin {
             Ok(matrix.map_rows(&active)?.iter().sum())
         };
         let mut sum = TupleSum::new(&matrix, reducer, batch.labels())?;
-        if let Added::No = sum.add("margin_loss", &losses, |_| Ok(Some(active()?)))? {
+        let mut counted = (Vec::new(), 0.0);
+        let divisor = |tallies: &[Tally]| -> Result<Option<f64>> {
+            counted = (tallies.iter().map(|t| t.count).collect(), active()?);
+            Ok(Some(counted.1))
+        };
+        if let Added::No = sum.add("margin_loss", &losses, divisor)? {
             return Ok(Reduced::Unknown);
         }
         // Distances and boundary enter as differences alone.
@@ -183,7 +222,14 @@ impl Loss for Margin {
             let zero = ((beta - beta.detach())? * by_beta)?.sum_all()?;
             total = (total + zero)?;
             if nu != 0.0 {
-                total = (total + (beta * nu)?.sum_all()?)?;
+                // One boundary for all is a loss of the batch, one for each class a loss of each of its triplets.
+                let weights = match num_classes {
+                    None => Some(vec![nu]),
+                    Some(_) => self.boundary_weights(batch, reducer, &ids, &counted)?,
+                };
+                let Some(weights) = weights else { return Ok(Reduced::Unknown) };
+                let weights = upload(weights, betas.len(), beta)?;
+                total = (total + (beta * weights)?.sum_all()?)?;
             }
         }
         Ok(Reduced::Value(total))

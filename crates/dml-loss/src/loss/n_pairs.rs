@@ -5,8 +5,10 @@ use std::{collections::HashSet, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Index, Loss, PairCounts, Part, Result, Tuples,
-    tensor::{masked_log_sum_exp, ones_like, rows},
+    Batch, Distance, Index, Loss, Part, Result, Tuples,
+    loss::info_nce::OfOwnColumn,
+    tensor::rows,
+    tuples::{PairTable, Repeats},
 };
 
 /// [`NPairs`] has no knobs.
@@ -29,11 +31,13 @@ pub struct NPairs {
 
 impl Loss for NPairs {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
-        let counts = PairCounts::new(batch, tuples);
+        let pairs = PairTable::new(batch, tuples, Repeats::Once);
         let (mut anchors, mut positives, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
-        for (i, row) in counts.positive.chunks(counts.m.max(1)).enumerate() {
-            if let Some(j) = row.iter().position(|&c| c > 0.0)
-                && seen.insert(batch.labels()[i])
+        for (i, label) in batch.labels().iter().enumerate() {
+            let mut first: Option<usize> = None;
+            pairs.each_positive(i, |j| first = Some(first.map_or(j, |k| k.min(j))));
+            if let Some(j) = first
+                && seen.insert(label)
             {
                 anchors.push(i as u32);
                 positives.push(j as u32);
@@ -44,11 +48,8 @@ impl Loss for NPairs {
         }
         let a = rows(batch.embeddings(), &anchors)?; // [c, d]
         let p = rows(batch.columns(), &positives)?; // [c, d]
-        let logits = self.distance.closeness(&self.distance.all_pairs(&a, &p)?)?; // [c, c]
-        let all = ones_like(&logits)?.ge(0.5)?;
-        let norm = masked_log_sum_exp(&logits, &all, false)?.squeeze(1)?; // [c]
-        let own: Vec<u32> = (0..anchors.len() as u32).collect();
-        let losses = (norm - crate::tensor::entries(&logits, &own, &own)?)?;
+        let factor = if self.distance.larger_is_closer() { 1.0 } else { -1.0 };
+        let losses = self.distance.pairs(&a, &p)?.row_losses(&OfOwnColumn { factor }, None)?; // [c]
         Ok(vec![Part::new("loss", losses, Index::Rows(anchors))])
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dml_kernels::{Band, Real, Tally, TupleLoss, softplus};
+use dml_kernels::softplus;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -10,9 +10,9 @@ use crate::{
     TemperatureSpec, Tuples,
     loss::{
         logits::{Logits, calibrate},
+        positive_rows::{OfPositives, Scaled},
         tuple_sum::{Added, TupleSum},
     },
-    rows::{self, log_sum_exp},
     tensor::{entries, fill_unless, masked_log_sum_exp, rows as rows_of, upload},
     tuples::{PairTable, Repeats},
 };
@@ -46,71 +46,6 @@ pub struct NtXent {
     pub temperature: Temperature,
 }
 
-/// Of the positive pairs of one row: each softplus(log Σ_n exp(l_an) − l_ap), 0 where there are no negatives.
-struct OfPositives<'a> {
-    pairs: &'a PairTable,
-    factor: f64,
-}
-
-impl OfPositives<'_> {
-    /// log Σ_n exp(l_an), `logits` becoming the softmax; `None` without negatives.
-    #[inline(always)]
-    fn norm<T: Real>(&self, i: usize, row: &[T], counts: &mut [T], logits: &mut [T]) -> Option<T> {
-        let factor = T::from_f64(self.factor);
-        self.pairs.fill(i, logits, counts);
-        let some = rows::sum(counts) > T::ZERO;
-        logits.iter_mut().zip(row).for_each(|(logit, &v)| *logit = factor * v);
-        let norm = log_sum_exp(logits, counts, false);
-        some.then_some(norm)
-    }
-}
-
-impl TupleLoss for OfPositives<'_> {
-    fn scratch(&self, columns: usize) -> usize {
-        2 * columns
-    }
-
-    #[inline(always)]
-    fn tally<T: Real>(&self, i: usize, row: &[T], band: Band<T>, scratch: &mut [T]) -> Tally {
-        let (counts, logits) = scratch.split_at_mut(row.len());
-        let norm = self.norm(i, row, counts, logits);
-        let mut tally = Tally::default();
-        self.pairs.each_positive(i, |p| {
-            let own = T::from_f64(self.factor) * row[p];
-            let loss = norm.map_or(T::ZERO, |norm| rows::softplus(norm - own).0);
-            tally.add(loss, band);
-        });
-        tally
-    }
-
-    #[inline(always)]
-    fn weigh<T: Real>(
-        &self,
-        i: usize,
-        row: &[T],
-        weight: T,
-        band: Band<T>,
-        slopes: &mut [T],
-        scratch: &mut [T],
-    ) -> T {
-        let (counts, logits) = scratch.split_at_mut(row.len());
-        let Some(norm) = self.norm(i, row, counts, logits) else { return T::ZERO };
-        let factor = T::from_f64(self.factor);
-        let (mut value, mut by_norm) = (T::ZERO, T::ZERO);
-        self.pairs.each_positive(i, |p| {
-            let (loss, slope) = rows::softplus(norm - factor * row[p]);
-            if band.holds(loss) {
-                value += weight * loss;
-                by_norm += weight * slope;
-                slopes[p] = slopes[p] - weight * slope * factor;
-            }
-        });
-        let by_norm = by_norm * factor;
-        slopes.iter_mut().zip(&*logits).for_each(|(slope, &p)| *slope += by_norm * p);
-        value
-    }
-}
-
 impl Loss for NtXent {
     fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
         let pairs = PairTable::new(batch, tuples, Repeats::Each);
@@ -119,7 +54,8 @@ impl Loss for NtXent {
         }
         let Logits { matrix, factor, log_scale } = Logits::new(batch, &self.distance, &self.temperature)?;
         let mut sum = TupleSum::new(&matrix, reducer, batch.labels())?;
-        match sum.add("loss", &OfPositives { pairs: &pairs, factor }, |_| Ok(None))? {
+        let losses = OfPositives { pairs: &pairs, factor, own: Scaled(factor) };
+        match sum.add("loss", &losses, |_| Ok(None))? {
             Added::Yes => Ok(Reduced::of(sum.finish(log_scale.as_ref())?)),
             Added::No => Ok(Reduced::Unknown),
         }

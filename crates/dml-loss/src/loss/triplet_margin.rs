@@ -9,6 +9,7 @@ use crate::{
     AvgNonZero, Batch, Distance, Index, Loss, Part, Reduced, Reducer, Result, Triplets, TripletsPerAnchor,
     Tuples,
     loss::{
+        swapped_rows,
         triplet_rows::{TripletForm, TripletRows},
         tuple_sum::{Added, TupleSum},
     },
@@ -49,8 +50,9 @@ impl Default for TripletMarginConfig {
 /// max(0, D(a, p) − D(a, n) + m) over triplets, with the signs turned for similarities; log(1 + exp(·)) if smooth.
 /// With swap, D(a, n) gives way to D(p, n) where n is closer to p.
 ///
-/// Part `loss`, a loss a triplet; usually averaged over the nonzero losses. Any distance. The distances are one
-/// `[n, m]` matrix; triplets are index lists into it. Without a miner all valid triplets count.
+/// Part `loss`, a loss a triplet; usually averaged over the nonzero losses. Any distance. Without a miner all valid
+/// triplets count; they are visited row by row and never listed, so the memory is that of the matrix of distances, with
+/// swap and a reference set `[n, m]` and `[m, m]`. Only unreduced losses are as many numbers as there are triplets.
 ///
 /// # Source
 /// Weinberger & Saul 2009 \[weinberger2009\]; Schroff et al. 2015 \[schroff2015\], equation 3;
@@ -103,8 +105,8 @@ impl TripletForm for Violation {
 
 impl Loss for TripletMargin {
     fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
-        // With swap, a triplet looks at the row of its positive too; drawn triplets are few.
-        if self.config.swap || tuples.is_none() && !self.config.triplets_per_anchor.is_all() {
+        // Drawn triplets are few.
+        if tuples.is_none() && !self.config.triplets_per_anchor.is_all() {
             return Ok(Reduced::Unknown);
         }
         if batch.nothing() {
@@ -113,6 +115,9 @@ impl Loss for TripletMargin {
         let triplets = TripletTable::new(batch, tuples);
         let sign = if self.distance.larger_is_closer() { -1.0 } else { 1.0 };
         let form = Violation { sign, margin: self.config.margin, smooth: self.config.smooth_loss };
+        if self.config.swap {
+            return swapped_rows::reduced(batch, &self.distance, &triplets, &form, reducer);
+        }
         let matrix = batch.pairs(&self.distance)?;
         let mut sum = TupleSum::new(&matrix, reducer, batch.labels())?;
         match sum.add("loss", &TripletRows { triplets: &triplets, form }, |_| Ok(None))? {

@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use dml_kernels::softplus;
+use dml_kernels::{Real, softplus};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Error, Index, Loss, PairCounts, Pairs, Part, Result, Tuples,
-    loss::angle::cos_of_sum,
+    Batch, Distance, Error, Index, Loss, PairCounts, Pairs, Part, Reduced, Reducer, Result, Tuples,
+    loss::{
+        angle::cos_of_sum,
+        positive_rows::{OfPositives, OwnLogit},
+        tuple_sum::{Added, TupleSum},
+    },
     tensor::{entries, fill_unless, masked_log_sum_exp, rows, upload},
+    tuples::{PairTable, Repeats},
 };
 
 /// Knobs of [`TupletMargin`].
@@ -41,17 +46,55 @@ pub struct TupletMargin {
     pub config: TupletMarginConfig,
 }
 
-impl Loss for TupletMargin {
-    fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
-        if !self.distance.larger_is_closer() {
-            let got = format!("{:?}", self.distance);
-            return Err(Error::config(
-                "TupletMargin",
-                "distance",
-                got,
-                "a cosine, as the margin is an angle",
-            ));
+impl TupletMargin {
+    fn check(&self) -> Result<()> {
+        if self.distance.larger_is_closer() {
+            return Ok(());
         }
+        let got = format!("{:?}", self.distance);
+        Err(Error::config("TupletMargin", "distance", got, "a cosine, as the margin is an angle"))
+    }
+}
+
+/// scale·cos(θ − β) of c = cos θ; where |c| ≥ 1 the derivative is that of the first term of c·cos β + √(1 − c²)·sin β.
+struct Slackened {
+    scale: f64,
+    cos: f64,
+    sin: f64,
+}
+
+impl OwnLogit for Slackened {
+    #[inline(always)]
+    fn own<T: Real>(&self, c: T) -> (T, T) {
+        let [scale, cos, sin] = [self.scale, self.cos, self.sin].map(T::from_f64);
+        let square = T::ONE - c * c;
+        let inside = square > T::ZERO;
+        let sine = if inside { square } else { T::ONE }.sqrt();
+        let (value, slope) = if inside { (sine, c / sine) } else { (T::ZERO, T::ZERO) };
+        (scale * (c * cos + value * sin), scale * (cos - slope * sin))
+    }
+}
+
+impl Loss for TupletMargin {
+    fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
+        self.check()?;
+        let pairs = PairTable::new(batch, tuples, Repeats::Each);
+        if pairs.one_sided() {
+            return Ok(Reduced::Nothing);
+        }
+        let TupletMarginConfig { margin, scale } = self.config;
+        let (sin, cos) = margin.to_radians().sin_cos();
+        let matrix = batch.pairs(&self.distance)?;
+        let losses = OfPositives { pairs: &pairs, factor: scale, own: Slackened { scale, cos, sin } };
+        let mut sum = TupleSum::new(&matrix, reducer, batch.labels())?;
+        match sum.add("loss", &losses, |_| Ok(None))? {
+            Added::Yes => Ok(Reduced::of(sum.finish(None)?)),
+            Added::No => Ok(Reduced::Unknown),
+        }
+    }
+
+    fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        self.check()?;
         let counts = PairCounts::new(batch, tuples);
         if counts.one_sided() {
             return Ok(Vec::new());

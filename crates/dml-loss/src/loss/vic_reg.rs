@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use dml_kernels::{Moments, column_moments, row_squared_distance};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Index, Loss, Part, Result, Tuples,
-    tensor::{hinge, root, upload},
+    tensor::{hinge, root},
 };
 
 /// Weights of [`VicReg`].
@@ -58,18 +59,12 @@ impl VicReg {
     }
 }
 
-/// Each of the d coordinates less its mean, its hinged deviation below 1 (halved), and the mean of squared covariances.
+/// [1 − √(var_j + ε)]₊/2 of each coordinate, `[d]`, and the mean over coordinates of the squared covariances with others.
 fn spread(view: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
-    let (n, d) = view.dims2()?;
-    let share = 1.0 / (n as f64 - 1.0);
-    let centered = view.broadcast_sub(&view.mean_keepdim(0)?)?; // [n, d]
-    let variance = (centered.sqr()?.sum(0)? * share)?; // [d]
+    let Moments { variance, covariance } = column_moments(view)?;
     let deviation = root(&(variance + eps)?, 0.5)?;
     let variance_loss = (hinge(&deviation.affine(-1.0, 1.0)?)? * 0.5)?; // [d]
-    let covariance = (centered.t()?.matmul(&centered)? * share)?; // [d, d]
-    let off = (0..d * d).map(|at| f64::from(u8::from(at / d != at % d))).collect();
-    let squares = (covariance * upload(off, (d, d), view)?)?.sqr()?.sum_all()?;
-    Ok((variance_loss, (squares * (1.0 / d as f64))?))
+    Ok((variance_loss, (covariance * (1.0 / view.dim(1)? as f64))?))
 }
 
 impl Loss for VicReg {
@@ -87,7 +82,8 @@ impl Loss for VicReg {
             return Ok(Vec::new());
         }
         let VicRegConfig { invariance_lambda, variance_mu, covariance_v, eps } = self.config;
-        let mut invariance = Part::of_rows(((z - other)?.sqr()?.mean(1)? * invariance_lambda)?)?;
+        let share = invariance_lambda / z.dim(1)? as f64;
+        let mut invariance = Part::of_rows((row_squared_distance(z, other)? * share)?)?;
         invariance.name = "invariance_loss";
         let (variance_1, covariance_1) = spread(z, eps)?;
         let (variance_2, covariance_2) = spread(other, eps)?;
