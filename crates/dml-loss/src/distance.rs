@@ -1,7 +1,7 @@
 //! The distance: what a loss or a miner compares embeddings with.
 //!
-//! A distance knows whether smaller or larger is closer, so losses ask it for [`margin`](Distance::margin) and
-//! [`closeness`](Distance::closeness) and flip no signs.
+//! A distance alone knows whether smaller or larger is closer; losses ask it, for [`margin`](Distance::margin) and
+//! [`closeness`](Distance::closeness) of tensors or for the [sign](Distance::larger_is_closer).
 
 use std::fmt::Debug;
 

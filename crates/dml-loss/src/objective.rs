@@ -9,7 +9,10 @@ use crate::{
     loss::reduce,
 };
 
-/// A loss with an optional miner before it and a reducer after it.
+/// A loss with an optional miner before it, a reducer after it and regularizers beside it: from a batch to one number.
+///
+/// A miner over the same `Arc` of the distance shares the loss's matrix of pairs. Each [part](Part) of the loss is
+/// reduced by itself, and the values are added.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -120,7 +123,8 @@ impl Objective {
         self.miner.as_ref().map(|miner| miner.mine(batch)).transpose()
     }
 
-    /// The unreduced losses over given tuples (`None`: all valid ones).
+    /// The unreduced losses over given tuples (`None`: all valid ones, listed: for a loss of triplets that may be of
+    /// order n³).
     ///
     /// # Errors
     /// As [`forward_with`](Self::forward_with).

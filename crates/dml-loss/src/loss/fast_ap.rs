@@ -39,7 +39,8 @@ impl Default for FastApConfig {
 /// # Distances
 /// Squared Euclid of normalized rows is usual; any distance. The edges lie on its range, \[0, 2ᵉ\] for an Lp distance
 /// of normalized rows to the power e. A distance without bounds, such as a divergence, has those of the batch, as
-/// constants, unless `range` is given; then what lies beyond counts at the outermost edges.
+/// constants, unless `range` is given; then what lies below it counts at the first edge, and what lies a bin or more
+/// above it is not found at all.
 /// # Cost
 /// O(n(m + bins)) time and O(nm) memory: histograms and their derivatives are closed forms.
 /// # Source

@@ -54,10 +54,10 @@ impl HistogramConfig {
 /// name it; only anchors with pairs of both kinds give any. Part `loss`, one for the batch.
 ///
 /// # Distances
-/// Cosine is usual. A distance without bounds has those of the batch, as constants, unless `range` is given. Row min(i,
-/// j) is the anchor of a pair, so its value under a divergence depends on the order of the rows: symmetrize
-/// ([`BregmanDistance::symmetrized`](crate::BregmanDistance::symmetrized)), or compare with a separate reference set,
-/// where every pair (row, column) counts.
+/// Cosine is usual. A distance without bounds has those of the batch, as constants, unless `range` is given, which must
+/// then hold all values. Row min(i, j) is the anchor of a pair, so its value under a divergence depends on the order of
+/// the rows: symmetrize ([`BregmanDistance::symmetrized`](crate::BregmanDistance::symmetrized)), or compare with a
+/// separate reference set, where every pair (row, column) counts.
 /// # Cost
 /// O(nm) time and memory; pairs are listed.
 /// # Source

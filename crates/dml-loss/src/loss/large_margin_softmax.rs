@@ -52,7 +52,7 @@ enum Norms {
 /// # Distances
 /// Cosine only: a distance, and so a divergence, is an error. The lengths of the embeddings count.
 /// # Cost
-/// O(n·classes + n·m) time, O(n·classes) memory.
+/// O(n·(classes + margin)) time, O(n·classes) memory.
 /// # Source
 /// Liu et al. 2016 \[liu2016\], equations 4 to 6; Liu et al. 2017 \[liu2017\], equation 7.
 /// # Examples
