@@ -66,8 +66,8 @@ impl Default for MarginConfig {
 /// distance; let it begin at the median divergence of a first batch and learn it. Its usual miner is
 /// [`DistanceWeighted`](crate::DistanceWeighted), for Euclid of normalized rows.
 /// # Cost
-/// With p positives and q negatives an anchor: O(n·p·q) time and O(nm) memory, as triplets are visited. Listed,
-/// O(n·p·q) memory, are those of a learned boundary for each class with ν ≠ 0.
+/// With p positives and q negatives an anchor: O(n·p·q) time and O(nm) memory, as triplets are visited; a number of
+/// `triplets_per_anchor` lists that many an anchor.
 /// # Source
 /// Wu et al. 2017 \[wu2017\], equations 4 and 7.
 /// # Examples

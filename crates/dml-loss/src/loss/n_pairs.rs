@@ -24,8 +24,7 @@ pub struct NPairsConfig {}
 /// any distance goes. Under a divergence the logits are −D_φ(a_i ‖ p_j) (`Side::First`), without a temperature: scale
 /// φ, or take [`InfoNce`](crate::InfoNce).
 /// # Cost
-/// With c classes O(nm + c²) memory and time: the matrix is `[c, c]`, but a count of pairs `[n, m]` is kept on the
-/// host.
+/// With c classes and p positives an anchor: O(n·p + c²) time and O(c²) memory, as the matrix is `[c, c]`.
 /// # Source
 /// Sohn 2016 \[sohn2016\], section 3.
 /// # Examples

@@ -35,7 +35,7 @@ impl Default for TupletMarginConfig {
 /// # Distances
 /// Cosine only, since β is an angle: a distance, and so a divergence, is an error.
 /// # Cost
-/// O(nm) time and memory: positive pairs are listed, the sum over negatives is taken once for each anchor.
+/// O(nm) time and memory: pairs are visited, and the sum over negatives is taken once for each anchor.
 /// # Source
 /// Yu & Tao 2019 \[yu2019\], equation 5.
 /// # Examples
