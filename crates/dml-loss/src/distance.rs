@@ -1,7 +1,7 @@
 //! The distance: what a loss or a miner compares embeddings with.
 //!
-//! A distance knows whether smaller or larger is closer, so losses ask it for [`margin`](Distance::margin) and
-//! [`closeness`](Distance::closeness) and flip no signs.
+//! A distance alone knows whether smaller or larger is closer; losses ask it, for [`margin`](Distance::margin) and
+//! [`closeness`](Distance::closeness) of tensors or for the [sign](Distance::larger_is_closer).
 
 use std::fmt::Debug;
 
@@ -25,7 +25,8 @@ pub use spec::{BregmanSpec, DistanceSpec, FixedSpec, SideSpec};
 /// A (dis)similarity between embeddings.
 ///
 /// Members differ in [`all_pairs`](Self::all_pairs) and [`paired`](Self::paired); the anchor is always the first
-/// argument, and what an asymmetric distance does with that is its own, explicit, setting.
+/// argument, and what an asymmetric distance does with that is its own, explicit, setting. Of d coordinates all pairs
+/// take O(nmd) time and O(nm) memory, but for an [`Lp`] with p ≠ 2.
 pub trait Distance: Debug + Send + Sync {
     /// Every anchor with every other row: `anchors` `[n, d]`, `others` `[m, d]` → `[n, m]`.
     ///

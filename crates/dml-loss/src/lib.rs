@@ -92,3 +92,12 @@ pub use temperature::{Learned, Temperature, TemperatureSpec};
 pub use tuples::{PairList, Pairs, Triplets, Tuples};
 
 use tuples::PairCounts;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+/// The loss that the guide writes, tested.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/extend/new-loss.md")]
+struct NewLoss;

@@ -201,7 +201,28 @@ pub type State = BTreeMap<String, Tensor>;
 /// A loss of metric learning.
 ///
 /// Members differ in [`unreduced`](Self::unreduced); [`Objective`](crate::Objective) puts miner, loss and reducer
-/// together.
+/// together. In the documentation of the members n is the number of rows of the batch, m that of the columns they are
+/// compared with (the reference set, or the batch itself), d the width of both; "closeness" is −D for a distance and
+/// the value itself for a similarity.
+///
+/// # Tuples
+/// Without tuples every valid pair or triplet counts, and a row is never compared with itself. Given ones are turned
+/// into what the loss is made of: a triplet into the pairs (a, p) and (a, n), pairs into every triplet of one anchor.
+/// Losses of single rows take them as [weights of the rows](crate::Tuples::row_weights).
+///
+/// # Under a Bregman divergence
+/// Over a [`BregmanDistance`](crate::BregmanDistance) the entry of anchor i and column j is D_φ(x_i ‖ y_j) with
+/// `Side::First`, D_φ(y_j ‖ x_i) with `Side::Second`, and the mean of the two where it is symmetrized. Proxies, class
+/// columns and centroids are columns. As D_φ is not symmetric, the pairs (i, j) and (j, i) have values of their own,
+/// and both count unless the member says otherwise. Margins, bounds and sharpness are in units of φ, so a loss that has
+/// them wants φ's scale held ([`Scale`](crate::Scale)); a softmax wants a learned [`Temperature`](crate::Temperature).
+/// Gradients reach the parameters of φ through φ and ∇φ alike.
+///
+/// # Cost
+/// A loss of pairs or triplets holds the matrix `[n, m]`, which a miner over the same `Arc` of the distance shares, and
+/// one of its size with the derivatives: O(nm) memory. Tuples are visited row by row, not listed, where the reducer is
+/// a weighted sum, as all are but [`DoNothing`](crate::DoNothing). Where a member lists them it says so. The time named
+/// by a member comes on top of the matrix's O(nmd).
 pub trait Loss: Debug + Send + Sync {
     /// The unreduced losses by part; a part without tuples is left out. Without `tuples`, all valid ones count.
     ///

@@ -31,6 +31,12 @@ pub use triplet_margin::{TripletKind, TripletMarginMiner, TripletMarginMinerConf
 pub use uniform_histogram::{UniformHistogram, UniformHistogramConfig};
 
 /// Selects tuples of a batch. No gradient passes through the selection.
+///
+/// A miner compares by its own distance, usually the loss's: with the same `Arc` an [`Objective`](crate::Objective)
+/// computes their matrix once. "Farther" is a larger distance or a smaller similarity. Over a
+/// [`BregmanDistance`](crate::BregmanDistance) the selection follows φ as it is at this step, the anchor on the side
+/// that the distance names, so (i, j) may be kept where (j, i) is not. With a reference set anchors are rows of the
+/// batch and the others columns. The cost named by a member comes on top of the matrix `[n, m]`.
 pub trait Miner: Debug + Send + Sync {
     /// The selected pairs or triplets, in row-major order.
     ///

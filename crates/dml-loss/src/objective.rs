@@ -9,7 +9,10 @@ use crate::{
     loss::reduce,
 };
 
-/// A loss with an optional miner before it and a reducer after it.
+/// A loss with an optional miner before it, a reducer after it and regularizers beside it: from a batch to one number.
+///
+/// A miner over the same `Arc` of the distance shares the loss's matrix of pairs. Each [part](Part) of the loss is
+/// reduced by itself, and the values are added.
 ///
 /// ```
 /// # use std::sync::Arc;

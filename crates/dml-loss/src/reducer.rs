@@ -12,6 +12,9 @@ use crate::{
 };
 
 /// From unreduced losses to a value.
+///
+/// Every member but [`DoNothing`] is a weighted sum of the losses, so tuples need not be listed for it; they nest
+/// freely. In the formulas l_1 … l_k are the losses of a part.
 pub trait Reducer: Debug + Send + Sync {
     /// Reduces one part, `part.losses` `[k]` → a scalar (or `[k]` for [`DoNothing`]); `labels` are those of the
     /// batch, whose rows the anchors of the part index.
@@ -69,7 +72,7 @@ fn total(tallies: &[Tally], of: impl Fn(&Tally) -> f64) -> f64 {
     tallies.iter().map(of).sum::<f64>().max(1.0)
 }
 
-/// The mean.
+/// The mean, Σ l / k.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Mean;
 
@@ -89,7 +92,7 @@ impl Weighing for Mean {
     }
 }
 
-/// The sum.
+/// The sum, Σ l.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sum;
 
@@ -109,7 +112,8 @@ impl Weighing for Sum {
     }
 }
 
-/// The losses as they are, `[k]`.
+/// The losses as they are, `[k]`. An [`Objective`](crate::Objective) refuses it: use
+/// [`Objective::unreduced`](crate::Objective::unreduced).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DoNothing;
 
@@ -120,6 +124,15 @@ impl Reducer for DoNothing {
 }
 
 /// The mean of the losses above `low` and below `high`; 0 with gradient 0 where none is.
+///
+/// ```
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let losses = Tensor::new(&[0f32, 1., 3., 9.], &Device::Cpu)?;
+/// let part = Part::new("loss", losses, Index::Rows(vec![0, 1, 2, 3]));
+/// let reducer = Threshold { low: Some(0.5), high: Some(5.0) };
+/// assert_eq!(reducer.reduce(&part, &[0; 4])?.to_scalar::<f32>()?, 2.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Threshold {
     /// Losses must exceed this.
@@ -157,7 +170,8 @@ impl Weighing for Threshold {
     }
 }
 
-/// The mean of the losses above 0: [`Threshold`] with `low` = 0, so that satisfied tuples do not dilute the rest.
+/// The mean of the losses above 0, [`Threshold`] with `low` = 0, so that satisfied tuples do not dilute the rest; 0
+/// with gradient 0 where none is.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AvgNonZero;
 
@@ -181,7 +195,19 @@ impl Weighing for AvgNonZero {
     }
 }
 
-/// The mean of the losses, each times the weight of its anchor's class.
+/// The mean of the losses, each times the weight of its anchor's class: Σ w_c(j)·l_j / k.
+///
+/// The class of a pair or triplet is that of its anchor. Losses of rows are weighted in the same way for every loss
+/// (pytorch-metric-learning spreads those of multi-similarity, circle and generalized lifted structure over a table).
+///
+/// ```
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let losses = Tensor::new(&[1f32, 2.], &Device::Cpu)?;
+/// let part = Part::new("loss", losses, Index::Rows(vec![0, 1]));
+/// let reducer = ClassWeighted { weights: vec![1.0, 0.5] };
+/// assert_eq!(reducer.reduce(&part, &[1, 0])?.to_scalar::<f32>()?, 0.5 * (0.5 * 1.0 + 1.0 * 2.0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ClassWeighted {
     /// A weight for each class 0 … classes − 1.
@@ -236,6 +262,18 @@ impl Weighing for ClassWeighted {
 
 /// First the mean over each anchor's pairs or triplets, 0 for an anchor without any, then another reducer over the
 /// anchors, one loss for each row of the batch. Losses of single rows or classes go to that reducer as they are.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let losses = Tensor::new(&[1f32, 3., 6.], &Device::Cpu)?;
+/// let pairs = PairList { anchor: vec![0, 0, 1], other: vec![1, 2, 0] };
+/// let part = Part::new("loss", losses, Index::Pairs(pairs));
+/// let reducer = PerAnchor { reducer: Arc::new(Mean) };
+/// // Anchors 0, 1 and 2 have the means 2, 6 and 0.
+/// assert!((reducer.reduce(&part, &[0, 0, 1])?.to_scalar::<f32>()? - 8.0 / 3.0).abs() < 1e-6);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct PerAnchor {
     /// The reducer over anchors.
@@ -304,6 +342,9 @@ impl Weighing for PerAnchor {
 }
 
 /// The sum of the losses over a divisor: its own, or the one the loss gives; 0 where the divisor is 0.
+///
+/// [`Margin`](crate::Margin), [`ProxyAnchor`](crate::ProxyAnchor) and [`SparseCenters`](crate::SparseCenters) give one;
+/// for other losses name a number.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Divisor {
     /// The divisor; without it, the one that the part carries.
@@ -349,7 +390,24 @@ impl Weighing for Divisor {
     }
 }
 
-/// A reducer for each part of a loss, by the part's name.
+/// A reducer for each part of a loss, by the part's name; a part without one is an error. Their values are added.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let reducer: ReducerSpec = toml::from_str(
+///     r#"
+///     name = "by-part"
+///     reducers = { pos_loss = { name = "sum" }, neg_loss = { name = "mean" } }
+///     "#,
+/// )?;
+/// let loss = Contrastive { distance: Arc::new(Lp::raw(2.0)), config: ContrastiveConfig::default() };
+/// let objective = Objective::new(Arc::new(loss)).with_reducer(reducer.build());
+/// let x = Tensor::new(&[[0f32], [1.], [3.]], &Device::Cpu)?;
+/// // The positive pair, at distance 1, taken both ways.
+/// assert_eq!(objective.forward(&Batch::new(&x, &[0, 0, 1])?)?.to_scalar::<f32>()?, 2.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct ByPart {
     /// Part name → reducer.

@@ -27,6 +27,10 @@ pub use spec::{RegularizationSpec, RegularizerSpec};
 pub use zero_mean::ZeroMean;
 
 /// A penalty on rows: embeddings, or the class table of a loss; those of generators look at φ among the embeddings.
+///
+/// An [`Objective`](crate::Objective) adds weight·penalty to its value
+/// ([`with_regularization`](crate::Objective::with_regularization)). In the documentation of the members k is the
+/// number of rows and d their width; each penalty is the mean over rows unless another is named.
 pub trait Regularizer: Debug + Send + Sync {
     /// The penalties of `rows` `[k, d]`, one each or one for all; `None` where there is nothing to penalize.
     ///

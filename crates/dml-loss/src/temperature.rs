@@ -9,6 +9,20 @@ use crate::{Distance, Error, Parameter, Result, Role, tensor::download};
 const FIRST_LOGIT: f64 = 10.0;
 
 /// How closeness becomes a logit: divided by a fixed temperature, or multiplied by a learned scale exp(s).
+///
+/// Under a learned divergence take a learned one: logit = −exp(s)·D_φ, s in the role
+/// [`Temperature`](crate::Role::Temperature) with a learning rate of its own, set once by
+/// [`Objective::calibrate`](crate::Objective::calibrate).
+///
+/// ```
+/// # use {candle_core::{DType, Device, Tensor}, dml_loss::*};
+/// let temperature = Temperature::learned(0.1, DType::F64, &Device::Cpu)?;
+/// let distances = Tensor::new(&[0f64, 4., 5., 6.], &Device::Cpu)?;
+/// temperature.calibrate(&Lp::squared(), &distances)?;
+/// let logits = temperature.logits(&Lp::squared().closeness(&distances)?)?.to_vec1::<f64>()?;
+/// assert!((logits[2] + 10.0).abs() < 1e-9); // the median distance, the zero left out
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub enum Temperature {
     /// logit = closeness / t.

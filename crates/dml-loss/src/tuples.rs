@@ -98,7 +98,8 @@ impl Triplets {
         self.negative.push(negative as u32);
     }
 
-    /// Every valid triplet of the batch with its reference set.
+    /// Every valid triplet of the batch with its reference set, each positive of an anchor with each of its negatives:
+    /// of order n³ where classes are large.
     pub fn all(batch: &Batch) -> Self {
         let mut triplets = Self::default();
         let mut rows = ClassRows::default();
@@ -172,7 +173,7 @@ impl Tuples {
         }
     }
 
-    /// As triplets: pairs are combined as [`Triplets::from_pairs`] says.
+    /// As triplets: pairs are combined as [`Triplets::from_pairs`] says, which of all pairs makes all triplets.
     pub fn to_triplets(&self) -> Triplets {
         match self {
             Self::Triplets(triplets) => triplets.clone(),

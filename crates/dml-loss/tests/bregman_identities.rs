@@ -9,7 +9,7 @@ use bregman::Side;
 use candle_core::{D, DType, Device, Tensor, Var};
 use common::{Any, icnn, rows};
 use dml_loss::*;
-use phi::{AffineInput, Generator, LogSumExp, NegativeEntropy, Scaled, SquaredEuclidean};
+use phi::{AffineInput, Generator, ItakuraSaito, LogSumExp, NegativeEntropy, Scaled, SquaredEuclidean};
 
 /// Both sides are sums of a few dozen terms, rounded in different order.
 const ROUND_OFF: f64 = 1e-10;
@@ -61,9 +61,19 @@ fn squared_euclid_is_the_divergence_of_the_squared_norm() -> Result<(), Any> {
         r#"{"name": "margin", "beta": 1.0}"#,
         r#"{"name": "nca"}"#,
         r#"{"name": "lifted-structure"}"#,
+        r#"{"name": "generalized-lifted-structure", "neg_margin": 3.0}"#,
+        r#"{"name": "multi-similarity", "beta": 2.0}"#,
+        r#"{"name": "circle", "gamma": 1.0}"#,
+        r#"{"name": "intra-pair-variance"}"#,
+        r#"{"name": "threshold-consistent-margin", "margin_plus": 0.5, "margin_minus": 2.0}"#,
         r#"{"name": "fast-ap", "range": [0.0, 9.0]}"#,
+        r#"{"name": "histogram", "range": [0.0, 16.0]}"#,
+        r#"{"name": "dynamic-soft-margin", "min_val": -9.0}"#,
         r#"{"name": "ranked-list", "alpha": 3.0}"#,
         r#"{"name": "centroid-triplet"}"#,
+        r#"{"name": "proxy-nca", "num_classes": 3, "embedding_size": 4}"#,
+        r#"{"name": "proxy-anchor", "alpha": 2.0, "num_classes": 3, "embedding_size": 4}"#,
+        r#"{"name": "soft-triple", "num_classes": 3, "embedding_size": 4}"#,
     ];
     for text in texts {
         let (euclid, divergence) = (loss(text, Arc::new(Lp::squared()))?, loss(text, of(SquaredEuclidean))?);
@@ -72,8 +82,8 @@ fn squared_euclid_is_the_divergence_of_the_squared_norm() -> Result<(), Any> {
     Ok(())
 }
 
-/// φ = ½‖x‖² on the sphere: D = 1 − cos, so losses of cosines are losses of D, margins m becoming 1 − m, and a softmax
-/// does not see the 1.
+/// φ = ½‖x‖² on the sphere: D = 1 − cos, so losses of cosines are losses of D, margins m becoming 1 − m, and neither a
+/// softmax nor a difference of two distances sees the 1.
 #[test]
 fn cosines_are_the_divergence_of_half_the_squared_norm_on_the_sphere() -> Result<(), Any> {
     let x = rows(2, 8, 4)?;
@@ -84,18 +94,63 @@ fn cosines_are_the_divergence_of_half_the_squared_norm_on_the_sphere() -> Result
         r#"{"name": "nca"}"#,
         r#"{"name": "triplet-margin", "margin": 0.5}"#,
         r#"{"name": "smooth-ap", "temperature": 0.1}"#,
+        r#"{"name": "pnp", "anneal": 0.1}"#,
+        r#"{"name": "dynamic-soft-margin"}"#,
+        r#"{"name": "circle", "gamma": 4.0}"#,
+        r#"{"name": "intra-pair-variance", "pos_eps": 0.0, "neg_eps": 0.0}"#,
+        r#"{"name": "centroid-triplet"}"#,
+        r#"{"name": "proxy-nca", "num_classes": 3, "embedding_size": 4}"#,
+        r#"{"name": "soft-triple", "num_classes": 3, "embedding_size": 4}"#,
         r#"{"name": "instance", "gamma": 5.0}"#,
         r#"{"name": "normalized-softmax", "num_classes": 3, "embedding_size": 4}"#,
     ];
     let pairs = same.map(|text| (text, text));
-    let moved = [(
-        r#"{"name": "contrastive", "pos_margin": 0.9, "neg_margin": 0.3}"#,
-        r#"{"name": "contrastive", "pos_margin": 0.1, "neg_margin": 0.7}"#,
-    )];
+    let moved = [
+        (
+            r#"{"name": "contrastive", "pos_margin": 0.9, "neg_margin": 0.3}"#,
+            r#"{"name": "contrastive", "pos_margin": 0.1, "neg_margin": 0.7}"#,
+        ),
+        (r#"{"name": "margin", "beta": 0.3}"#, r#"{"name": "margin", "beta": 0.7}"#),
+        (
+            r#"{"name": "multi-similarity", "beta": 5.0, "base": 0.2}"#,
+            r#"{"name": "multi-similarity", "beta": 5.0, "base": 0.8}"#,
+        ),
+        (
+            r#"{"name": "lifted-structure", "pos_margin": 0.9, "neg_margin": 0.2}"#,
+            r#"{"name": "lifted-structure", "pos_margin": 0.1, "neg_margin": 0.8}"#,
+        ),
+        (
+            r#"{"name": "generalized-lifted-structure", "pos_margin": 0.9, "neg_margin": 0.2}"#,
+            r#"{"name": "generalized-lifted-structure", "pos_margin": 0.1, "neg_margin": 0.8}"#,
+        ),
+        (
+            r#"{"name": "threshold-consistent-margin", "margin_plus": 0.7, "margin_minus": 0.2}"#,
+            r#"{"name": "threshold-consistent-margin", "margin_plus": 0.3, "margin_minus": 0.8}"#,
+        ),
+        (r#"{"name": "fast-ap"}"#, r#"{"name": "fast-ap", "range": [0.0, 2.0]}"#),
+        (r#"{"name": "histogram"}"#, r#"{"name": "histogram", "range": [0.0, 2.0]}"#),
+    ];
     for (of_cosine, of_divergence) in pairs.into_iter().chain(moved) {
         let (cosine, divergence) =
             (loss(of_cosine, Arc::new(Cosine))?, loss(of_divergence, normalized(half_square()?))?);
         agree(of_cosine, &run(&cosine, &x, &LABELS)?, &run(&divergence, &x, &LABELS)?);
+    }
+    Ok(())
+}
+
+/// A temperature τ is a scale of φ: D of φ/τ is D/τ, so a softmax over D with τ is one over the scaled φ without.
+#[test]
+fn a_temperature_is_a_scale_of_the_generator() -> Result<(), Any> {
+    let x = rows(15, 8, 4)?;
+    let tau = 0.25;
+    for (with, without) in [
+        (r#"{"name": "sup-con", "temperature": 0.25}"#, r#"{"name": "sup-con", "temperature": 1.0}"#),
+        (r#"{"name": "nt-xent", "temperature": 0.25}"#, r#"{"name": "nt-xent", "temperature": 1.0}"#),
+        (r#"{"name": "nca", "softmax_scale": 4.0}"#, r#"{"name": "nca"}"#),
+    ] {
+        let scaled = Scaled::new(1.0 / tau, Box::new(SquaredEuclidean))?;
+        let (left, right) = (loss(with, of(SquaredEuclidean))?, loss(without, of(scaled))?);
+        agree(with, &run(&left, &x, &LABELS)?, &run(&right, &x, &LABELS)?);
     }
     Ok(())
 }
@@ -175,23 +230,67 @@ fn proxies_under_a_divergence_are_a_linear_softmax() -> Result<(), Any> {
     Ok(())
 }
 
-/// With φ = Σ x log x − x and the proxies as rates, the proxy softmax is the class posterior of a Poisson mixture: each
-/// divergence belongs to an exponential family.
+/// The biases of that classifier are those of the dual generator: ⟨∇φ(w), w⟩ − φ(w) = φ*(∇φ(w)).
 #[test]
-fn proxies_under_generalized_kl_are_a_poisson_mixture() -> Result<(), Any> {
-    let counts = [[3.0f64, 1.0, 7.0], [1.0, 5.0, 2.0], [2.0, 2.0, 9.0]];
-    let rates = [[2.0f64, 1.5, 6.0], [1.0, 4.0, 3.0]];
-    let text = r#"{"name": "proxy-nca", "num_classes": 2, "embedding_size": 3}"#;
-    let objective = loss(text, of(NegativeEntropy::orthant()))?;
-    objective.loss.own_parameters()[0].var.set(&Tensor::new(&rates, &Device::Cpu)?)?;
+fn the_biases_of_proxies_are_the_dual_generator() -> Result<(), Any> {
+    let w = (rows(16, 3, 4)?.abs()? + 0.1)?;
+    let phi = NegativeEntropy::orthant();
+    let (phi_w, grad_w) = phi.value_and_grad(&w)?;
+    let bias = (phi_w - (&grad_w * &w)?.sum(1)?)?.to_vec1::<f64>()?;
+    let dual = bregman::conjugate(&phi, &grad_w)?.to_vec1::<f64>()?;
+    for (bias, dual) in bias.iter().zip(&dual) {
+        assert!((bias + dual).abs() < ROUND_OFF, "{bias} {dual}");
+    }
+    Ok(())
+}
+
+/// With means as proxies, the proxy softmax is the class posterior of a mixture of the family that φ belongs to: Poisson
+/// for Σ x log x − x, Gaussian of variance ½ for ‖x‖², exponential for −Σ log x.
+#[test]
+fn proxies_under_a_divergence_are_a_mixture_of_its_family() -> Result<(), Any> {
+    let points = [[3.0f64, 1.0, 7.0], [1.0, 5.0, 2.0], [2.0, 2.0, 9.0]];
+    let means = [[2.0f64, 1.5, 6.0], [1.0, 4.0, 3.0]];
     let labels = [0i64, 1, 0];
-    let (value, _) = run(&objective, &Tensor::new(&counts, &Device::Cpu)?, &labels)?;
+    // Log-densities of a coordinate x with mean m; factors of x alone cancel in the posterior.
+    type LogDensity = fn(f64, f64) -> f64;
+    let families: [(Arc<dyn Distance>, LogDensity); 3] = [
+        (of(NegativeEntropy::orthant()), |x, m| x * m.ln() - m),
+        (of(SquaredEuclidean), |x, m| -(x - m).powi(2)),
+        (of(ItakuraSaito), |x, m| -m.ln() - x / m),
+    ];
+    for (distance, log_density) in families {
+        let text = r#"{"name": "proxy-nca", "num_classes": 2, "embedding_size": 3}"#;
+        let objective = loss(text, distance)?;
+        objective.loss.own_parameters()[0].var.set(&Tensor::new(&means, &Device::Cpu)?)?;
+        let (value, _) = run(&objective, &Tensor::new(&points, &Device::Cpu)?, &labels)?;
+        let mut expected = 0.0;
+        for (x, &label) in points.iter().zip(&labels) {
+            let log = |mean: &[f64; 3]| x.iter().zip(mean).map(|(&x, &m)| log_density(x, m)).sum::<f64>();
+            let all: f64 = means.iter().map(|mean| log(mean).exp()).sum();
+            expected += (all.ln() - log(&means[label as usize])) / 3.0;
+        }
+        assert!((value - expected).abs() < ROUND_OFF, "{objective:?}: {value} {expected}");
+    }
+    Ok(())
+}
+
+/// InfoNCE over KL(query ‖ item), the temperature one over the number of points: the posterior of the item from which the
+/// points of the query were drawn.
+#[test]
+fn info_nce_under_kl_is_the_posterior_of_the_sampled_item() -> Result<(), Any> {
+    let counts = [[5.0f64, 2.0, 3.0], [1.0, 8.0, 1.0], [2.0, 2.0, 6.0]];
+    let items = [[0.5f64, 0.2, 0.3], [0.2, 0.7, 0.1], [0.1, 0.3, 0.6]];
+    let points = 10.0;
+    let queries = (Tensor::new(&counts, &Device::Cpu)? / points)?;
+    let batch =
+        Batch::new(&queries, &[0; 3])?.with_reference(&Tensor::new(&items, &Device::Cpu)?, &[0; 3])?;
+    let info_nce = InfoNce::new(of(NegativeEntropy::simplex()), Temperature::fixed(1.0 / points)?);
+    let value = Objective::new(Arc::new(info_nce)).forward(&batch)?.to_scalar::<f64>()?;
     let mut expected = 0.0;
-    for (x, &label) in counts.iter().zip(&labels) {
-        // The factorials cancel.
-        let log = |rate: &[f64; 3]| x.iter().zip(rate).map(|(x, r)| x * r.ln() - r).sum::<f64>();
-        let all: f64 = rates.iter().map(|rate| log(rate).exp()).sum();
-        expected += (all.ln() - log(&rates[label as usize])) / 3.0;
+    for (i, counts) in counts.iter().enumerate() {
+        let log = |item: &[f64; 3]| counts.iter().zip(item).map(|(c, p)| c * p.ln()).sum::<f64>();
+        let all: f64 = items.iter().map(|item| log(item).exp()).sum();
+        expected += (all.ln() - log(&items[i])) / 3.0;
     }
     assert!((value - expected).abs() < ROUND_OFF, "{value} {expected}");
     Ok(())
@@ -223,6 +322,54 @@ fn the_symmetrized_square_is_the_square() -> Result<(), Any> {
     let symmetrized = BregmanDistance::symmetrized(Arc::new(SquaredEuclidean));
     let (a, b) = (loss(text, Arc::new(Lp::squared()))?, loss(text, Arc::new(symmetrized))?);
     agree(text, &run(&a, &x, &LABELS)?, &run(&b, &x, &LABELS)?);
+    Ok(())
+}
+
+/// For any φ the symmetrized divergence is ½⟨∇φ(x) − ∇φ(y), x − y⟩.
+#[test]
+fn the_symmetrized_divergence_is_a_product_of_differences() -> Result<(), Any> {
+    let phi = icnn(4, DType::F64)?;
+    let (x, y) = (rows(17, 6, 4)?, rows(18, 6, 4)?);
+    let symmetrized = BregmanDistance::symmetrized(phi.clone()).paired(&x, &y)?;
+    let ((_, of_x), (_, of_y)) = (phi.value_and_grad(&x)?, phi.value_and_grad(&y)?);
+    let product = (((of_x - of_y)? * (&x - &y)?)?.sum(1)? * 0.5)?;
+    let gap = (symmetrized - product)?.abs()?.max_all()?.to_scalar::<f64>()?;
+    assert!(gap < ROUND_OFF, "{gap}");
+    Ok(())
+}
+
+/// CosFace takes its margin off the own class's cosine, which adds it to D = 1 − cos there.
+#[test]
+fn the_margin_of_cosface_is_added_to_the_divergence() -> Result<(), Any> {
+    let x = rows(19, 8, 4)?;
+    let text = r#"{"name": "cos-face", "num_classes": 3, "embedding_size": 4, "margin": 0.35, "scale": 8.0}"#;
+    let objective = loss(text, Arc::new(Cosine))?;
+    let (value, _) = run(&objective, &x, &LABELS)?;
+    let w = objective.loss.own_parameters()[0].var.t()?.contiguous()?;
+    let mut expected = 0.0;
+    for (mut d, &label) in
+        normalized(half_square()?).all_pairs(&x, &w)?.to_vec2::<f64>()?.into_iter().zip(&LABELS)
+    {
+        d[label as usize] += 0.35;
+        let all: f64 = d.iter().map(|d| (-8.0 * d).exp()).sum();
+        expected += (all.ln() + 8.0 * d[label as usize]) / LABELS.len() as f64;
+    }
+    assert!((value - expected).abs() < ROUND_OFF, "{value} {expected}");
+    Ok(())
+}
+
+/// The signal-to-noise distance is the divergence of the variance, divided by the variance of its first argument.
+#[test]
+fn signal_to_noise_is_a_divergence_over_a_function_of_its_first_argument() -> Result<(), Any> {
+    let (x, y) = (rows(20, 5, 4)?, rows(21, 6, 4)?);
+    // φ(x) = Σ (x_j − mean)², d − 1 times the variance.
+    let center = (Tensor::eye(4, DType::F64, &Device::Cpu)? - 0.25)?;
+    let bias = Tensor::zeros(4, DType::F64, &Device::Cpu)?;
+    let variance = AffineInput::from_parameters(&center, &bias, Box::new(SquaredEuclidean))?;
+    let divergence = bregman::all_pairs(&variance, &x, &y)?; // [5, 6]
+    let over = divergence.broadcast_div(&variance.value(&x)?.unsqueeze(1)?)?;
+    let gap = (SignalToNoise::raw().all_pairs(&x, &y)? - over)?.abs()?.max_all()?.to_scalar::<f64>()?;
+    assert!(gap < ROUND_OFF, "{gap}");
     Ok(())
 }
 

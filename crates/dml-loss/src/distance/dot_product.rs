@@ -9,7 +9,10 @@ use crate::{
     tensor::{normalize_rows, signed_power},
 };
 
-/// The inner product ⟨x, y⟩, larger is closer, of rows that are first normalized unless told otherwise.
+/// ⟨x, y⟩ᵉ, e the power, larger is closer, of rows that are first divided by their p-norm unless told otherwise.
+///
+/// p = 2, e = 1 and normalized rows by default, which is [`Cosine`]. Raw rows can make it as large as they like: add a
+/// regularizer [`LpNorm`](crate::LpNorm).
 ///
 /// ```
 /// # use {candle_core::{Device, Tensor}, dml_loss::{Distance, DotProduct}};
@@ -98,7 +101,10 @@ impl Distance for DotProduct {
     }
 }
 
-/// The cosine of the angle between x and y, larger is closer: [`DotProduct`] of L2-normalized rows.
+/// The cosine of the angle between x and y, larger is closer: [`DotProduct`] of L2-normalized rows, and 1 − D of the
+/// Bregman divergence of ½‖x‖² between them.
+///
+/// A row shorter than 10⁻¹² has no direction and is left as it is.
 ///
 /// ```
 /// # use {candle_core::{Device, Tensor}, dml_loss::{Cosine, Distance}};

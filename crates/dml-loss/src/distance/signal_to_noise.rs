@@ -11,13 +11,15 @@ use crate::{
 /// A constant row carries no signal; this variance in its place keeps its distances finite.
 const LEAST_VARIANCE: f64 = 1e-12;
 
-/// D(x ‖ y) = var(x − y) / var(x), the variance over the d coordinates, x the anchor; not symmetric.
+/// D(x ‖ y) = (var(x − y) / var(x))ᵉ, the variance over the d coordinates, x the anchor, e the power; not symmetric.
 ///
-/// The inverse of the signal-to-noise ratio of an anchor x and its noisy copy y.
+/// The inverse of the signal-to-noise ratio of an anchor x and its noisy copy y. A row without variance has one of
+/// 10⁻¹², so that its distances stay finite. It takes rows to have mean 0: add the regularizer
+/// [`ZeroMean`](crate::ZeroMean).
 ///
 /// # Source
 /// Yuan et al. 2019 \[yuan2019\], equation 5.
-///
+/// # Examples
 /// ```
 /// # use {candle_core::{Device, Tensor}, dml_loss::{Distance, SignalToNoise}};
 /// let x = Tensor::new(&[[0f32, 2., 4.]], &Device::Cpu)?;
@@ -27,11 +29,11 @@ const LEAST_VARIANCE: f64 = 1e-12;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SignalToNoise {
-    /// The p of the norm by which rows are divided first.
+    /// The p of the norm by which rows are divided first; 2.
     pub p: f64,
-    /// The power the ratio is raised to.
+    /// e, the power the ratio is raised to; 1.
     pub power: f64,
-    /// Whether rows are normalized first.
+    /// Whether rows are normalized first; they are by default.
     pub normalize_embeddings: bool,
 }
 

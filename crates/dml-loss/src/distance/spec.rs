@@ -32,11 +32,11 @@ impl From<SideSpec> for Side {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FixedSpec {
-    /// The p of the norm, also of the one that rows are divided by.
+    /// The p of the norm, also of the one that rows are divided by; 2.
     pub p: f64,
-    /// The power the value is raised to.
+    /// The power the value is raised to; 1.
     pub power: f64,
-    /// Whether rows are normalized first.
+    /// Whether rows are normalized first; true by default.
     pub normalize_embeddings: bool,
 }
 
@@ -50,11 +50,11 @@ impl Default for FixedSpec {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BregmanSpec {
-    /// The argument the anchor takes.
+    /// The argument the anchor takes; the first by default.
     pub anchor: SideSpec,
-    /// Whether both directions are averaged.
+    /// Whether both directions are averaged; false by default.
     pub symmetrize: bool,
-    /// Whether rows are L2-normalized first.
+    /// Whether rows are L2-normalized first; false by default.
     pub normalize_embeddings: bool,
 }
 

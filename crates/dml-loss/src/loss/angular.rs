@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AngularConfig {
-    /// The largest angle at the negative, in degrees; 36 … 45.
+    /// α, the largest angle at the negative, in degrees: 36 to 55 in the paper, 40 by default.
     pub alpha: f64,
 }
 
@@ -30,13 +30,29 @@ impl Default for AngularConfig {
 /// log(1 + Σ_n exp(4t·⟨a + p, n⟩ − 2(1 + t)·⟨a, p⟩)) for each positive pair, t = tan²α, n over all rows of another
 /// class.
 ///
-/// Anchors and positives are L2-normalized; the rows they are compared with enter as they are. Of given tuples only
-/// the positive pairs count. It measures angles itself: its distance plays no part and is there for a miner to share.
-/// Part `loss`, a loss a positive pair. O(n² + m²) memory; a table of positive pairs by negatives
-/// is made only where unreduced losses are asked for.
+/// Anchors and positives are L2-normalized; the rows they are compared with enter as they are, as in
+/// pytorch-metric-learning. Of given tuples only the positive pairs count. Part `loss`, a loss a positive pair.
 ///
+/// # Distances
+/// It measures angles itself. Its distance plays no part in the value and is there for a miner to share; there is no
+/// form under a divergence.
+/// # Cost
+/// With p positives an anchor: O(n·p·m) time and O(nm + m²) memory. Where unreduced losses are asked for, a table
+/// `[n·p, m]` of positive pairs by rows is made.
 /// # Source
 /// Wang et al. 2017 \[wang2017\], equation 8.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let config = AngularConfig { alpha: 45.0 };
+/// let loss = Objective::new(Arc::new(Angular { distance: Arc::new(Lp::default()), config }));
+/// let x = Tensor::new(&[[1f64, 0.], [1., 0.], [0., 1.]], &Device::Cpu)?;
+/// // t = 1, ⟨a + p, n⟩ = 0 and ⟨a, p⟩ = 1.
+/// let value = loss.forward(&Batch::new(&x, &[0, 0, 1])?)?.to_scalar::<f64>()?;
+/// assert!((value - (-4f64).exp().ln_1p()).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Angular {
     /// Not used by the loss.

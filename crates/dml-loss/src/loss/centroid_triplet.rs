@@ -13,7 +13,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CentroidTripletConfig {
-    /// How much closer the own class's centroid must be than another's.
+    /// m: how much closer the own class's centroid must be than another's; 0.2.
     pub margin: f64,
 }
 
@@ -23,17 +23,33 @@ impl Default for CentroidTripletConfig {
     }
 }
 
-/// [D(a, c⁺) − D(a, c⁻) + m]₊ for each anchor a and each other class, c⁻ the mean of that class's rows and c⁺ the mean of
-/// the own class's rows without a; turned for similarities.
+/// [D(a, c⁺) − D(a, c⁻) + m]₊ for each anchor a and each other class, c⁻ the mean of that class's rows and c⁺ the mean
+/// of the own class's rows without a; the signs turned for similarities.
 ///
-/// Anchors without a positive are left out. The mean is the right centroid of every Bregman divergence: with the anchor
-/// on the first side the loss compares D_φ(a ‖ c) with the minimizers c of Σ D_φ(x ‖ c) over the classes. Given tuples
-/// become weights of the anchors. Part `loss`, a loss for each anchor and other class, the `other` of its pairs the
-/// position of the class among the sorted labels; usually averaged over the nonzero ones. Any distance. O(n·classes)
-/// memory beside two averaging matrices `[n, m]`.
+/// Anchors without a positive are left out. Given tuples become weights of the rows (with a separate reference set
+/// those of the anchors). Part `loss`, a loss for each anchor and other class, the `other` of its pairs the position of
+/// the class among the sorted labels; usually averaged over the nonzero ones ([`AvgNonZero`](crate::AvgNonZero)).
 ///
+/// # Distances
+/// Any. The mean is the right centroid of every Bregman divergence: with the anchor on the first side the loss compares
+/// D_φ(a ‖ c) with the minimizers c of Σ D_φ(x ‖ c) over the classes, whatever φ has learned. On the second side, and
+/// for cosines, the mean is a prototype like any other.
+/// # Cost
+/// O(n·m·d) time; O(n·classes) memory beside two averaging matrices, `[n, m]` and `[classes, m]`.
 /// # Source
 /// Wieczorek et al. 2021 \[wieczorek2021\], equation 3; the mean as centroid: Banerjee et al. 2005 \[banerjee2005\].
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {bregman::Side, candle_core::{Device, Tensor}, dml_loss::*};
+/// let distance = Arc::new(BregmanDistance::new(Arc::new(phi::SquaredEuclidean), Side::First));
+/// let loss = CentroidTriplet { distance, config: CentroidTripletConfig { margin: 100.0 } };
+/// let x = Tensor::new(&[[0f64], [2.], [10.]], &Device::Cpu)?;
+/// let value = Objective::new(Arc::new(loss)).forward(&Batch::new(&x, &[0, 0, 1])?)?.to_scalar::<f64>()?;
+/// // 4 − 100 + 100 and 4 − 64 + 100; the row alone in its class is left out.
+/// assert!((value - 22.0).abs() < 1e-9);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct CentroidTriplet {
     /// The distance.

@@ -14,9 +14,9 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CircleConfig {
-    /// Relaxation: 0.25 for faces and persons, 0.4 for fine-grained retrieval.
+    /// m, the relaxation: 0.4 (the default) for fine-grained retrieval, 0.25 for faces and persons.
     pub m: f64,
-    /// Scale: 256 for faces, 80 for retrieval.
+    /// γ, the scale: 80 (the default) for retrieval, 256 for faces.
     pub gamma: f64,
 }
 
@@ -26,13 +26,32 @@ impl Default for CircleConfig {
     }
 }
 
-/// softplus( LSE_n γ·[s_n + m]₊(s_n − m) + LSE_p −γ·[1 + m − s_p]₊(s_p − 1 + m) ) for each row with both kinds of
-/// pair, 0 for others; the weights [·]₊ are constants for the gradient.
+/// softplus( LSE_n γ·[s_n + m]₊(s_n − m) + LSE_p −γ·[1 + m − s_p]₊(s_p − 1 + m) ) for each row with pairs of both
+/// kinds, 0 for others; LSE is the logarithm of a sum of exponentials, and the weights [·]₊ are constants for the
+/// gradient, as the paper has them.
 ///
-/// Part `loss`, a loss a row; usually averaged over the nonzero ones. Cosine is usual; of a distance s = 1 − D.
+/// Part `loss`, a loss a row; usually averaged over the nonzero ones ([`AvgNonZero`](crate::AvgNonZero)). A pair that
+/// tuples name twice counts once.
 ///
+/// # Distances
+/// Cosine is usual. Of a distance s = 1 − D, so D should lie in about \[0, 2\]: the exponents grow with its square.
+/// Under a divergence normalize the rows and hold φ's scale ([`Scale`](crate::Scale) with target 1 makes D about 1 −
+/// cos), or take [`MultiSimilarity`](crate::MultiSimilarity).
+/// # Cost
+/// O(nm) time and memory.
 /// # Source
-/// Sun et al. 2020 \[sun2020\], equations 8 and 9.
+/// Sun et al. 2020 \[sun2020\], equations 5 and 6 with O_p = 1 + m, O_n = −m, Δ_p = 1 − m, Δ_n = m.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let loss = Circle { distance: Arc::new(Cosine), config: CircleConfig { m: 0.4, gamma: 1.0 } };
+/// let x = Tensor::new(&[[1f64, 0.], [1., 0.], [0., 1.]], &Device::Cpu)?;
+/// let value = Objective::new(Arc::new(loss)).forward(&Batch::new(&x, &[0, 0, 1])?)?.to_scalar::<f64>()?;
+/// // Cosines 1 and 0 give −0.4·0.4 each; the row without a positive has loss 0 and is left out.
+/// assert!((value - (-0.32f64).exp().ln_1p()).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Circle {
     /// The distance.

@@ -18,9 +18,9 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ContrastiveConfig {
-    /// Positive pairs farther than this cost; 0 for distances, 1 for cosines.
+    /// m₊: positive pairs farther than this cost. 0 (the default) for distances, 1 for cosines.
     pub pos_margin: f64,
-    /// Negative pairs closer than this cost; 1 for distances of normalized rows, 0 for cosines.
+    /// m₋: negative pairs closer than this cost. 1 (the default) for distances of normalized rows, 0 for cosines.
     pub neg_margin: f64,
 }
 
@@ -30,13 +30,32 @@ impl Default for ContrastiveConfig {
     }
 }
 
-/// Positive pairs cost max(0, D − m₊), negative pairs max(0, m₋ − D), each with the signs turned for similarities.
+/// [D − m₊]₊ for each positive pair and [m₋ − D]₊ for each negative one; for similarities [m₊ − s]₊ and [s − m₋]₊.
 ///
-/// Parts `pos_loss` and `neg_loss`, a loss a pair; usually each averaged over its nonzero losses. Any distance.
-/// With [`SignalToNoise`](crate::SignalToNoise) it is the signal-to-noise contrastive loss.
+/// Parts `pos_loss` and `neg_loss`, a loss a pair; each is usually averaged over its nonzero losses
+/// ([`AvgNonZero`](crate::AvgNonZero)). A pair that tuples name twice counts twice.
 ///
+/// # Distances
+/// Any. Over [`SignalToNoise`](crate::SignalToNoise) it is the signal-to-noise contrastive loss \[yuan2019\]. Under a
+/// divergence each ordered pair counts, the anchor on the side of the distance; m₋ about the median divergence of a
+/// first batch.
+/// # Cost
+/// O(nm) time and memory; pairs are visited.
 /// # Source
-/// Hadsell et al. 2006 \[hadsell2006\], equations 2–4, hinges in place of their squares.
+/// Hadsell et al. 2006 \[hadsell2006\], equations 2 to 4, with the hinges themselves in place of their squares, as in
+/// pytorch-metric-learning.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let config = ContrastiveConfig { pos_margin: 0.0, neg_margin: 2.5 };
+/// let loss = Objective::new(Arc::new(Contrastive { distance: Arc::new(Lp::raw(2.0)), config }));
+/// let x = Tensor::new(&[[0f64], [1.], [3.]], &Device::Cpu)?;
+/// // The positive pair is at distance 1; of the negative ones, at 3 and 2, the closer costs 0.5.
+/// let value = loss.forward(&Batch::new(&x, &[0, 0, 1])?)?.to_scalar::<f64>()?;
+/// assert!((value - 1.5).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Contrastive {
     /// The distance.

@@ -14,10 +14,17 @@ use crate::{
 /// A loss whose batches are compared with the newest `memory_size` embeddings, those of the batch among them.
 ///
 /// Each batch first enters the memory; then the inner miner and loss compare its rows with the memory, leaving out each
-/// row's comparison with itself. What is remembered is constant, the current batch too: the gradient reaches the batch
-/// as anchors only. Each call of [`unreduced`](Loss::unreduced) is a step; [`state`](Loss::state) holds `memory`
-/// `[k, d]` and `memory_labels`. Given tuples, which index the batch, are added to the miner's.
+/// row's comparison with itself. What is remembered is constant, the current batch too, as in pytorch-metric-learning:
+/// the gradient reaches the batch as anchors only. Each call of [`unreduced`](Loss::unreduced) is a step;
+/// [`state`](Loss::state) holds `memory` `[k, d]` and `memory_labels` `[k]`. Given tuples, which index the batch, are
+/// added to the miner's. A batch with a reference set is an error.
 ///
+/// # Distances
+/// Those of the inner loss. Under a learned divergence the memory holds embeddings, not divergences, so all pairs are
+/// compared by the φ of this step; embeddings of an encoder that moves fast are stale all the same, so begin after a
+/// warm-up.
+/// # Cost
+/// That of the inner loss with m = `memory_size`, and `[memory_size, d]` remembered.
 /// # Source
 /// Wang et al. 2020 \[wang2020xbm\], algorithm 1.
 /// # Examples

@@ -14,11 +14,11 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DynamicSoftMarginConfig {
-    /// The least difference the histogram knows; it reaches up to −`min_val`.
+    /// The least difference the histogram knows; it reaches up to −`min_val`. −2, for Euclid of normalized rows.
     pub min_val: f64,
-    /// Bins of the histogram.
+    /// Bins of the histogram; 10.
     pub num_bins: usize,
-    /// The weight of each triplet of the batch beside 1 − momentum for the histogram so far.
+    /// The weight of each triplet of the batch beside 1 − momentum for the histogram so far; 0.01.
     pub momentum: f64,
 }
 
@@ -30,16 +30,31 @@ impl Default for DynamicSoftMarginConfig {
 
 /// The mean over triplets of F(t)·t, t = D(a, p) − D(a, n), F the running distribution function of t.
 ///
-/// Each batch first enters a histogram: (1 − momentum)·old + momentum·(this batch's soft counts), then normalized, so the
-/// triplets of a batch weigh momentum each; the first batch has it to itself. The gradient flows through this batch's
-/// counts too; the histogram carried over is a constant. Each call of [`unreduced`](Loss::unreduced) is a step;
-/// [`state`](Loss::state) holds the `histogram` `[num_bins]`. Differences outside its range stay in the outermost
-/// bins. Part `loss`, one for the batch. Euclid of normalized rows is usual; any distance with `min_val` in its units.
+/// Each batch first enters a histogram: (1 − momentum)·old + momentum·(this batch's soft counts), then normalized, so
+/// the triplets of a batch weigh momentum each; the first batch has it to itself. The gradient flows through this
+/// batch's counts too; the histogram carried over is a constant. Each call of [`unreduced`](Loss::unreduced) is a step;
+/// [`state`](Loss::state) holds the `histogram` `[num_bins]`. Differences outside its range stay in the outermost bins.
+/// Part `loss`, one for the batch; its value may be negative.
 ///
-/// Triplets are never listed: O(n²) memory.
-///
+/// # Distances
+/// Euclid of normalized rows is usual; any distance with `min_val` in its units. A learned divergence drifts in scale
+/// and leaves the range of the histogram: hold it ([`Scale`](crate::Scale)).
+/// # Cost
+/// With p positives and q negatives an anchor: O(n·p·q) time and O(nm) memory, as triplets are visited.
 /// # Source
 /// Zhang & Rusinkiewicz 2019 \[zhang2019dsm\], section 3.2.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let loss = DynamicSoftMargin::new(Arc::new(Lp::default()), DynamicSoftMarginConfig::default())?;
+/// let x = Tensor::new(&[[1f64, 0.], [1., 0.], [0., 1.]], &Device::Cpu)?;
+/// let value = Objective::new(Arc::new(loss)).forward(&Batch::new(&x, &[0, 0, 1])?)?.to_scalar::<f64>()?;
+/// // Both triplets have t = −√2, in bin 1 of width 0.4 from −2; F is their share of that bin.
+/// let share = 1.0 - ((2.0 - 2f64.sqrt()) / 0.4 - 1.0);
+/// assert!((value + share * 2f64.sqrt()).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct DynamicSoftMargin {
     distance: Arc<dyn Distance>,

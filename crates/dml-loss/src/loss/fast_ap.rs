@@ -17,9 +17,9 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FastApConfig {
-    /// Bins between the least and the largest distance; their edges are one more.
+    /// Bins between the least and the largest distance; their edges are one more. 10.
     pub num_bins: usize,
-    /// The least and the largest value the bins cover, in units of the distance; its own bounds if not given.
+    /// The least and the largest value the bins cover, in units of the distance; by default its own bounds.
     pub range: Option<(f64, f64)>,
 }
 
@@ -29,18 +29,35 @@ impl Default for FastApConfig {
     }
 }
 
-/// 1 − (1/N⁺) Σ_b h⁺_b·H⁺_b / H_b for each anchor: h⁺ the histogram of its positives, H⁺ and H the running counts of
+/// 1 − (1/N⁺) Σ_b h⁺_b·H⁺_b / H_b for each anchor: h⁺ the histogram of its N⁺ positives, H⁺ and H the running counts of
 /// positives and of all others.
 ///
-/// Each distance is shared linearly between the two nearest of `num_bins + 1` edges on the distance's range, \[0, 2ᵉ\]
-/// for an Lp distance of normalized rows to the power e; a distance without bounds, such as a divergence, has those
-/// of the batch, as constants, unless `range` is given. Given tuples become weights of the rows; rows without a positive are left out. Part
-/// `loss`, a loss a row. Squared Euclid of normalized rows is usual; any distance.
+/// Each distance is shared linearly between the two nearest of `num_bins + 1` edges. Given tuples become weights of the
+/// rows (with a separate reference set those of the anchors); rows without a positive are left out. Part `loss`, a loss
+/// a row.
 ///
-/// O(n² + n·bins) time and O(n²) memory: histograms and their derivatives are closed forms.
-///
+/// # Distances
+/// Squared Euclid of normalized rows is usual; any distance. The edges lie on its range, \[0, 2ᵉ\] for an Lp distance
+/// of normalized rows to the power e. A distance without bounds, such as a divergence, has those of the batch, as
+/// constants, unless `range` is given; then what lies below it counts at the first edge, and what lies a bin or more
+/// above it is not found at all.
+/// # Cost
+/// O(n(m + bins)) time and O(nm) memory: histograms and their derivatives are closed forms.
 /// # Source
 /// Cakir et al. 2019 \[cakir2019\], equations 5 and 8.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let distance = Arc::new(Lp::new(2.0, 2.0, true)?);
+/// let loss = Objective::new(Arc::new(FastAp::new(distance, FastApConfig::default())?));
+/// let x = Tensor::new(&[[1f64, 0.], [1., 0.], [0., 1.]], &Device::Cpu)?;
+/// let value = |labels| -> Result<f64> { Ok(loss.forward(&Batch::new(&x, labels)?)?.to_scalar()?) };
+/// // Each positive before all negatives; then each positive second or level with a negative.
+/// assert!(value(&[0, 0, 1])?.abs() < 1e-12);
+/// assert!((value(&[0, 1, 0])? - 0.5).abs() < 1e-12);
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct FastAp {
     distance: Arc<dyn Distance>,

@@ -17,7 +17,7 @@ pub struct HistogramConfig {
     pub n_bins: Option<usize>,
     /// The width of a bin of cosines, 2/`n_bins`; either may be given.
     pub delta: Option<f64>,
-    /// The least and the largest value the bins cover, in units of the distance; its own bounds if not given.
+    /// The least and the largest value the bins cover, in units of the distance; by default its own bounds.
     pub range: Option<(f64, f64)>,
 }
 
@@ -51,12 +51,29 @@ impl HistogramConfig {
 ///
 /// It estimates the probability that a random negative pair is closer than a random positive pair. A value is shared
 /// linearly between the two nearest edges. Pairs are unordered and each counts once, whatever the number of tuples that
-/// name it; only anchors with pairs of both kinds give any. Row min(i, j) is the anchor, so under a divergence a
-/// symmetrized one is meant. Part `loss`, one for the batch. Cosine is usual; a distance without bounds has those of the
-/// batch, as constants, unless `range` is given. O(n²) memory.
+/// name it; only anchors with pairs of both kinds give any. Part `loss`, one for the batch.
 ///
+/// # Distances
+/// Cosine is usual. A distance without bounds has those of the batch, as constants, unless `range` is given, which must
+/// then hold all values. Row min(i, j) is the anchor of a pair, so its value under a divergence depends on the order of
+/// the rows: symmetrize ([`BregmanDistance::symmetrized`](crate::BregmanDistance::symmetrized)), or compare with a
+/// separate reference set, where every pair (row, column) counts.
+/// # Cost
+/// O(nm) time and memory; pairs are listed.
 /// # Source
 /// Ustinova & Lempitsky 2016 \[ustinova2016\], equations 1 to 4.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let loss = Objective::new(Arc::new(Histogram::new(Arc::new(Cosine), HistogramConfig::default())?));
+/// let x = Tensor::new(&[[1f64, 0.], [1., 0.], [0., 1.]], &Device::Cpu)?;
+/// let value = |labels| -> Result<f64> { Ok(loss.forward(&Batch::new(&x, labels)?)?.to_scalar()?) };
+/// // No negative pair is as close as the positive one; then both are.
+/// assert!(value(&[0, 0, 1])?.abs() < 1e-12);
+/// assert!((value(&[0, 1, 0])? - 1.0).abs() < 1e-12);
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Histogram {
     distance: Arc<dyn Distance>,

@@ -31,7 +31,7 @@ pub enum Direction {
 pub struct InfoNceConfig {
     /// Learned by default: no fixed one suits a divergence whose scale is learned too.
     pub temperature: TemperatureSpec,
-    /// Which softmax.
+    /// Which softmax; over the items of each query by default.
     pub direction: Direction,
 }
 
@@ -45,9 +45,14 @@ impl Default for InfoNceConfig {
 /// and its item.
 ///
 /// The batch holds the queries, its reference set as many items, row i matching column i; labels play no part, and
-/// neither do tuples. Part `loss`, a loss a query. Which side of a Bregman divergence the query takes is the
-/// distance's setting.
+/// neither do tuples. Two queries with the same item push it away from each other, so a batch should hold an item once.
+/// Part `loss`, a loss a query.
 ///
+/// # Distances
+/// Any. Under a divergence the query is the anchor: D_φ(query ‖ item) with `Side::First`, D_φ(item ‖ query) with
+/// `Side::Second`; take the side that retrieval will use. Symmetrizing gives up the direction.
+/// # Cost
+/// O(n²) time and memory.
 /// # Source
 /// Sohn 2016 \[sohn2016\]; van den Oord et al. 2018 \[oord2018\], equation 4.
 /// # Examples

@@ -27,9 +27,9 @@ pub enum InstanceTarget {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InstanceConfig {
-    /// γ, which multiplies the cosines.
+    /// γ, which multiplies the closeness; 64, for cosines.
     pub gamma: f64,
-    /// Which column is a row's own.
+    /// Which column is a row's own: the rank of its label by default.
     pub target: InstanceTarget,
 }
 
@@ -43,11 +43,26 @@ impl Default for InstanceConfig {
 ///
 /// With [`InstanceTarget::OwnRow`] t(i) = i, which says something when the columns are a second view of the rows (a
 /// reference set). The default is pytorch-metric-learning's: t(i) is the rank of i's label among the sorted distinct
-/// labels, used as a column index; prefer `own-row` where no numbers are to be reproduced. Given tuples become
-/// weights of the rows. Part `loss`, a loss a row. Cosine is usual; any distance.
+/// labels, used as a column index; prefer `own-row` where no numbers are to be reproduced. Given tuples become weights
+/// of the rows (with a separate reference set those of the anchors). Part `loss`, a loss a row.
 ///
+/// # Distances
+/// Cosine is usual; any distance with 1/γ in its units, of a divergence a tenth of the median or less.
+/// # Cost
+/// O(nm) time and memory.
 /// # Source
 /// Zheng et al. 2020 \[zheng2020\], equation 4.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{DType, Device, Tensor}, dml_loss::*};
+/// let config = InstanceConfig { gamma: 1.0, target: InstanceTarget::OwnRow };
+/// let loss = Objective::new(Arc::new(Instance { distance: Arc::new(Cosine), config }));
+/// let views = Tensor::eye(2, DType::F64, &Device::Cpu)?;
+/// let batch = Batch::new(&views, &[0, 0])?.with_reference(&views, &[0, 0])?;
+/// assert!((loss.forward(&batch)?.to_scalar::<f64>()? - (-1f64).exp().ln_1p()).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Instance {
     /// The distance.

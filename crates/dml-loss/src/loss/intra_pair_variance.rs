@@ -1,4 +1,4 @@
-//! Intra-pair variance loss (Yu & Tao 2019 call for pairs of like distance).
+//! Intra-pair variance loss (Yu & Tao 2019): pairs of one kind should be equally far.
 
 use std::sync::Arc;
 
@@ -18,9 +18,9 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct IntraPairVarianceConfig {
-    /// Positive pairs may be worse than their mean by this share of it.
+    /// ε₊: positive pairs may be worse than their mean by this share of it; 0.01.
     pub pos_eps: f64,
-    /// Negative pairs likewise.
+    /// ε₋: negative pairs likewise; 0.01.
     pub neg_eps: f64,
 }
 
@@ -30,13 +30,31 @@ impl Default for IntraPairVarianceConfig {
     }
 }
 
-/// Squared hinge of pairs that are worse than the mean of their kind: with mean μ₊ of the positive distances
-/// [D − (1 + ε)μ₊]₊², with mean μ₋ of the negative ones [(1 − ε)μ₋ − D]₊², turned for similarities.
+/// [D − (1 + ε₊)μ₊]₊² for each positive pair, μ₊ the mean of the positive distances, and [(1 − ε₋)μ₋ − D]₊² for each
+/// negative pair; for similarities [(1 − ε₊)μ₊ − s]₊² and [s − (1 + ε₋)μ₋]₊². The means are part of the graph.
 ///
-/// Parts `pos_loss` and `neg_loss`. Added to another loss rather than used alone.
+/// Parts `pos_loss` and `neg_loss`, a loss a pair. A pair that tuples name twice counts twice, in the mean too. It is
+/// added to another loss ([`WeightedSum`](crate::WeightedSum)) rather than used alone: it says nothing about where the
+/// means lie.
 ///
+/// # Distances
+/// Any; cosine in the paper. Its unit is that of the distance squared.
+/// # Cost
+/// O(nm) time and memory; pairs are visited.
 /// # Source
-/// Yu & Tao 2019 \[yu2019\], section 3.2.
+/// Yu & Tao 2019 \[yu2019\], section 3.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let config = IntraPairVarianceConfig { pos_eps: 0.0, neg_eps: 0.0 };
+/// let loss = Objective::new(Arc::new(IntraPairVariance { distance: Arc::new(Lp::raw(2.0)), config }));
+/// let x = Tensor::new(&[[0f64], [1.], [3.]], &Device::Cpu)?;
+/// // Distances 1, 2 and 3, their mean 2: one pair of three, taken both ways, is too far by 1.
+/// let value = loss.forward(&Batch::new(&x, &[0, 0, 0])?)?.to_scalar::<f64>()?;
+/// assert!((value - 1.0 / 3.0).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct IntraPairVariance {
     /// The distance.

@@ -19,11 +19,11 @@ pub struct LargeMarginSoftmaxConfig {
     pub num_classes: usize,
     /// The width of the embeddings; must be given.
     pub embedding_size: usize,
-    /// m, by which the own class's angle is multiplied: a whole number from 1 to 64.
+    /// m, by which the own class's angle is multiplied: a whole number from 1 to 64; 4.
     pub margin: usize,
-    /// Multiplies the logits.
+    /// s, which multiplies the logits; 1.
     pub scale: f64,
-    /// Seeds the initial weights.
+    /// Seeds the initial weights; 0.
     pub seed: u64,
 }
 
@@ -42,14 +42,33 @@ enum Norms {
     Embedding,
 }
 
-/// −log softmax_c at the own class y of s·‖x‖·‖W_c‖·cos θ_c (SphereFace: s·‖x‖·cos θ_c), with ψ(θ_y) for cos θ_y:
-/// ψ(θ) = (−1)ᵏ cos(mθ) − 2k where kπ/m ≤ θ ≤ (k + 1)π/m, which falls from 1 to 1 − 2m.
+/// −log softmax_c at the own class y of s·‖x‖·‖W_c‖·cos θ_c (SphereFace: s·‖x‖·cos θ_c), with ψ(θ_y) for cos θ_y: ψ(θ)
+/// = (−1)ᵏ cos(mθ) − 2k where kπ/m ≤ θ ≤ (k + 1)π/m, which falls from 1 to 1 − 2m.
 ///
 /// cos(mθ) is the Chebyshev polynomial T_m(cos θ), so no angle is taken and the gradient is finite everywhere. Given
-/// tuples become weights of the rows. Own parameter `W` `[d, classes]`. Part `loss`, a loss a row. Cosine only.
+/// tuples become weights of the rows. A reference set plays no part. Own parameter `W` `[d, classes]`, at first
+/// standard normal; labels are its columns. Part `loss`, a loss a row.
 ///
+/// # Distances
+/// Cosine only: a distance, and so a divergence, is an error. The lengths of the embeddings count.
+/// # Cost
+/// O(n·(classes + margin)) time, O(n·classes) memory.
 /// # Source
 /// Liu et al. 2016 \[liu2016\], equations 4 to 6; Liu et al. 2017 \[liu2017\], equation 7.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{DType, Device, Tensor}, dml_loss::*};
+/// let config = LargeMarginSoftmaxConfig { num_classes: 2, embedding_size: 2, ..Default::default() };
+/// let loss = LargeMarginSoftmax::sphere_face(Arc::new(Cosine), config, DType::F64, &Device::Cpu)?;
+/// let loss = Objective::new(Arc::new(loss));
+/// loss.parameters()[0].var.set(&Tensor::new(&[[0f64, 1.], [1., 0.]], &Device::Cpu)?)?;
+/// let x = Tensor::new(&[[1f64, 0.]], &Device::Cpu)?;
+/// // The own column at a right angle, ψ = cos 2π − 4, against a cosine of 1.
+/// let value = loss.forward(&Batch::new(&x, &[0])?)?.to_scalar::<f64>()?;
+/// assert!((value - (4.0 + (-4f64).exp().ln_1p())).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct LargeMarginSoftmax {
     distance: Arc<dyn Distance>,

@@ -18,9 +18,9 @@ const NOTHING: f64 = -1e30;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LiftedStructureConfig {
-    /// Negatives closer than this weigh most; 1 for distances of normalized rows.
+    /// m₋: negatives closer than this weigh most. 1 (the default), for distances of normalized rows.
     pub neg_margin: f64,
-    /// Taken off the positive distance; 0.
+    /// m₊, taken off the positive distance; 0.
     pub pos_margin: f64,
 }
 
@@ -30,14 +30,32 @@ impl Default for LiftedStructureConfig {
     }
 }
 
-/// ½[D_ap − m₊ + log(Σ_n exp(m₋ − D_an) + Σ_n exp(m₋ − D_pn))]₊² for each ordered positive pair.
+/// ½[D_ap − m₊ + log(Σ_n exp(m₋ − D_an) + Σ_n exp(m₋ − D_pn))]₊² for each ordered positive pair; for similarities D −
+/// m₊ becomes m₊ − s, and m₋ − D becomes s − m₋.
 ///
-/// With a separate reference set the positives have no negatives of their own and the second sum is left out.
-/// (pytorch-metric-learning compares their row numbers with those of the batch there, which are of another table.)
-/// Part `loss`, a loss a positive pair; any distance. For similarities D − m₊ becomes m₊ − s, and m₋ − D becomes s − m₋.
+/// Part `loss`, a loss a positive pair; a pair without negatives on either side has the hinge of its distance alone. A
+/// pair that tuples name twice counts twice. With a separate reference set the positives have no negatives of their own
+/// and the second sum is left out. (pytorch-metric-learning compares their row numbers with those of the batch there,
+/// which are of another table.)
 ///
+/// # Distances
+/// Any. Under a divergence D_pn is that of the row p as anchor, so both sums have the anchor on the same side.
+/// # Cost
+/// O(nm) time and memory: positive pairs are listed, sums over negatives taken once for each row.
 /// # Source
 /// Song et al. 2016 \[song2016\], equation 4.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let config = LiftedStructureConfig::default();
+/// let loss = Objective::new(Arc::new(LiftedStructure { distance: Arc::new(Lp::raw(2.0)), config }));
+/// let x = Tensor::new(&[[0f64], [1.], [3.]], &Device::Cpu)?;
+/// let value = loss.forward(&Batch::new(&x, &[0, 0, 1])?)?.to_scalar::<f64>()?;
+/// // 1 + log(e⁻² + e⁻¹) = log(1 + e⁻¹), squared and halved.
+/// assert!((value - 0.5 * (-1f64).exp().ln_1p().powi(2)).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct LiftedStructure {
     /// The distance.
@@ -80,12 +98,29 @@ impl Loss for LiftedStructure {
     }
 }
 
-/// [log Σ_p exp(D_ap − m₊) + log Σ_n exp(m₋ − D_an)]₊ for each row; an empty sum's logarithm counts as 0.
+/// [log Σ_p exp(D_ap − m₊) + log Σ_n exp(m₋ − D_an)]₊ for each row a; an empty sum's logarithm counts as 0. For
+/// similarities D − m₊ becomes m₊ − s, and m₋ − D becomes s − m₋.
 ///
-/// Part `loss`, a loss a row; any distance. For similarities D − m₊ becomes m₊ − s, and m₋ − D becomes s − m₋.
+/// Part `loss`, a loss a row. A pair that tuples name twice counts once.
 ///
+/// # Distances
+/// Any, margins in its units.
+/// # Cost
+/// O(nm) time and memory.
 /// # Source
-/// Hermans et al. 2017 \[hermans2017\], equation 7.
+/// Hermans et al. 2017 \[hermans2017\], the generalized lifted structure of section 2.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let config = LiftedStructureConfig { neg_margin: 2.0, pos_margin: 0.0 };
+/// let loss = Objective::new(Arc::new(GeneralizedLiftedStructure { distance: Arc::new(Lp::raw(2.0)), config }));
+/// let x = Tensor::new(&[[0f64], [1.], [3.]], &Device::Cpu)?;
+/// let value = loss.forward(&Batch::new(&x, &[0, 0, 1])?)?.to_scalar::<f64>()?;
+/// // Rows 0 and 1: 1 + (2 − 3) and 1 + (2 − 2); row 2 has negatives alone, at 3 and 2.
+/// assert!((value - (0.0 + 1.0 + (-1f64).exp().ln_1p()) / 3.0).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct GeneralizedLiftedStructure {
     /// The distance.

@@ -32,19 +32,19 @@ pub struct ManifoldConfig {
     /// The width of the embeddings; must be given.
     #[serde(alias = "l")]
     pub embedding_size: usize,
-    /// The number of proxies.
+    /// K, the number of proxies; 50.
     #[serde(alias = "K")]
     pub num_proxies: usize,
-    /// The weight of the context loss; infinite for that loss alone.
+    /// λ, the weight of the context loss; 1. Infinite for that loss alone.
     #[serde(alias = "lambdaC")]
     pub lambda_c: f64,
-    /// The share a random walk passes on to neighbors, in (0, 1).
+    /// α, the share a random walk passes on to neighbors, in (0, 1); 0.8.
     pub alpha: f64,
-    /// Added to each violation.
+    /// m, added to each violation; 5·10⁻⁴.
     pub margin: f64,
-    /// Where the proxy of each row comes from.
+    /// Where the proxy of each row comes from; drawn by default.
     pub meta_classes: MetaClasses,
-    /// Seeds the initial proxies and the random meta-classes.
+    /// Seeds the initial proxies and the random meta-classes; 0.
     pub seed: u64,
 }
 
@@ -66,12 +66,35 @@ impl Default for ManifoldConfig {
 /// contexts: F = (1 − α)(I − αS̄)⁻¹ over rows and proxies together, S̄ the symmetrically normalized exp(2·closeness₊)
 /// without its diagonal, y the proxy (meta-class) of row i; a context is the cosine of row i of F with row k.
 ///
-/// Own parameter `proxies` `[K, d]`. Part `loss`, a loss a row. Cosine is usual; any similarity. Tuples play no part.
-/// (n + K)² memory, one factorization of that size. With F° the value, the graph holds
-/// F° + α/(1 − α)·F°(S̄ − S̄°)F°, whose first derivatives are those of the inverse.
+/// Own parameter `proxies` `[K, d]`, at first standard normal. Part `loss`, a loss a row. Tuples and a reference set
+/// play no part. With λ = ∞ pytorch-metric-learning returns ∞; here that is the loss of contexts alone.
 ///
+/// # Distances
+/// Cosine is usual; any similarity. A distance is an error, since S̄ must be symmetric, and so is a divergence.
+/// # Cost
+/// O((n + K)³) time, a factorization, and O((n + K)²) memory. With F° the value, the graph holds F° + α/(1 − α)·F°(S̄ −
+/// S̄°)F°, whose first derivatives are those of the inverse.
 /// # Source
 /// Aziere & Todorovic 2019 \[aziere2019\], equations 2 to 8.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{DType, Device, Tensor}, dml_loss::*};
+/// let config = ManifoldConfig {
+///     embedding_size: 2,
+///     num_proxies: 2,
+///     meta_classes: MetaClasses::Labels,
+///     ..Default::default()
+/// };
+/// let loss = Objective::new(Arc::new(Manifold::new(Arc::new(Cosine), config, DType::F64, &Device::Cpu)?));
+/// let proxies = Tensor::eye(2, DType::F64, &Device::Cpu)?;
+/// loss.parameters()[0].var.set(&proxies)?;
+/// // Rows at their own proxies violate nothing; at each other's they do.
+/// let value = |labels| -> Result<f64> { Ok(loss.forward(&Batch::new(&proxies, labels)?)?.to_scalar()?) };
+/// assert_eq!(value(&[0, 1])?, 0.0);
+/// assert!(value(&[1, 0])? > 1.0);
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Manifold {
     distance: Arc<dyn Distance>,

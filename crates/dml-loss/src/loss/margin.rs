@@ -23,19 +23,19 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MarginConfig {
-    /// How far from the boundary pairs must stay.
+    /// m: how far from the boundary pairs must stay; 0.2.
     pub margin: f64,
-    /// The weight of β itself, which keeps a learned boundary from growing.
+    /// ν, the weight of β itself, which keeps a learned boundary from growing; 0.
     pub nu: f64,
-    /// The boundary, or where it begins.
+    /// β: the boundary, or where it begins; 1.2, for Euclidean distances of normalized rows.
     pub beta: f64,
-    /// Whether it is learned.
+    /// Whether β is learned. Off by default.
     pub learn_beta: bool,
-    /// One boundary for each class; without it, one for all.
+    /// A boundary for each of so many classes; without it (the default), one for all.
     pub num_classes: Option<usize>,
-    /// How many triplets of each anchor count where none are given: all, or a number drawn at random.
+    /// How many triplets of each anchor count where none are given: all (the default), or a number drawn at random.
     pub triplets_per_anchor: TripletsPerAnchor,
-    /// Seeds the draws.
+    /// Seeds the draws; 0.
     pub seed: u64,
 }
 
@@ -53,16 +53,40 @@ impl Default for MarginConfig {
     }
 }
 
-/// [D_ap − β + m]₊ + [β − D_an + m]₊ over triplets, turned for similarities, and ν·β where β is learned.
+/// [D(a, p) − β + m]₊ + [β − D(a, n) + m]₊ for each triplet, the signs turned for similarities; plus ν·β where β is
+/// learned.
 ///
-/// β is one number or one for each class (then that of the anchor). Parts `margin_loss`, a loss a triplet, and
-/// `beta_reg_loss`, one for the batch or, with a boundary for each class, a loss a triplet; both with the number of hinge
-/// terms above 0 as divisor. Own parameter `beta` `[1]` or `[classes]`
-/// where learned. Any distance with β in its units. Triplets are visited row by row: the memory is that of the matrix of
-/// distances, but for unreduced losses, which are as many as there are triplets.
+/// β is one number, or one for each class and then that of the anchor. Parts `margin_loss`, a loss a triplet, and
+/// `beta_reg_loss`, one for the batch or, with a boundary for each class, a loss a triplet; both with the number of
+/// hinge terms above 0 as divisor, which the usual reducer ([`Divisor`](crate::Divisor)) takes. Own parameter where
+/// learned: `beta` `[1]` or `[classes]`, in the role [`Boundary`](crate::Role::Boundary).
 ///
+/// # Distances
+/// Any, with β and m in its units. Under a divergence β is a threshold of D_φ with the anchor on the side of the
+/// distance; let it begin at the median divergence of a first batch and learn it. Its usual miner is
+/// [`DistanceWeighted`](crate::DistanceWeighted), for Euclid of normalized rows.
+/// # Cost
+/// With p positives and q negatives an anchor: O(n·p·q) time and O(nm) memory, as triplets are visited; a number of
+/// `triplets_per_anchor` lists that many an anchor; unreduced losses are as many numbers as
+/// there are triplets.
 /// # Source
 /// Wu et al. 2017 \[wu2017\], equations 4 and 7.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{DType, Device, Tensor}, dml_loss::*};
+/// let config = MarginConfig { beta: 1.0, learn_beta: true, ..Default::default() };
+/// let loss = Objective::new(Arc::new(Margin::new(Arc::new(Lp::raw(2.0)), config, DType::F64, &Device::Cpu)?));
+/// let x = Tensor::new(&[[0f64], [1.], [3.]], &Device::Cpu)?;
+/// let value = loss.forward(&Batch::new(&x, &[0, 0, 1])?)?;
+/// // The positive pair lies on the boundary, 0.2 too near to it; the negatives are far enough away.
+/// assert!((value.to_scalar::<f64>()? - 0.2).abs() < 1e-12);
+/// // Two terms push the boundary outwards, and their sum is divided by two.
+/// let beta = &loss.parameters()[0].var;
+/// let gradient = value.backward()?.get(beta).map(|g| g.to_vec1::<f64>()).transpose()?;
+/// assert_eq!(gradient, Some(vec![-1.0]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Margin {
     distance: Arc<dyn Distance>,

@@ -22,9 +22,9 @@ pub struct NormalizedSoftmaxConfig {
     pub num_classes: usize,
     /// The width of the embeddings; must be given.
     pub embedding_size: usize,
-    /// Divides the logits.
+    /// Divides the logits; 0.05.
     pub temperature: f64,
-    /// Seeds the initial weights.
+    /// Seeds the initial weights; 0.
     pub seed: u64,
 }
 
@@ -42,11 +42,11 @@ pub struct CosFaceConfig {
     pub num_classes: usize,
     /// The width of the embeddings; must be given.
     pub embedding_size: usize,
-    /// Taken off the own class's cosine.
+    /// m, taken off the own class's cosine; 0.35.
     pub margin: f64,
-    /// Multiplies the logits.
+    /// s, which multiplies the logits; 64.
     pub scale: f64,
-    /// Seeds the initial weights.
+    /// Seeds the initial weights; 0.
     pub seed: u64,
 }
 
@@ -64,13 +64,14 @@ pub struct ArcFaceConfig {
     pub num_classes: usize,
     /// The width of the embeddings; must be given.
     pub embedding_size: usize,
-    /// Added to the own class's angle, in degrees.
+    /// m, added to the own class's angle, in degrees; 28.6, which is 0.5 in radians.
     pub margin: f64,
-    /// Multiplies the logits.
+    /// s, which multiplies the logits; 64.
     pub scale: f64,
-    /// Centers of each class, of which the nearest counts.
+    /// Centers of each class, of which the nearest counts: 1 (the default) is ArcFace, 3 is usual where labels are
+    /// noisy.
     pub sub_centers: usize,
-    /// Seeds the initial weights.
+    /// Seeds the initial weights; 0.
     pub seed: u64,
 }
 
@@ -80,15 +81,41 @@ impl Default for ArcFaceConfig {
     }
 }
 
-/// −log softmax_c(s·cos θ_c) at the own class, whose cosine a margin lowers first; θ_c the angle to column c of `W`.
+/// −log softmax_c(s·cos θ_c) at the own class y, whose cosine a margin lowers first; θ_c the angle to column c of `W`.
 ///
-/// Given tuples become weights of the rows. Own parameter `W` `[d, classes·sub_centers]`, the columns of a class side
-/// by side. Part `loss`, a loss a row. Normalized softmax takes any distance of rows to columns, which are of length 1
-/// whatever the distance; the margins are of cosines.
+/// | made by | the own class's cosine becomes |
+/// |---|---|
+/// | [`normalized_softmax`](Self::normalized_softmax) | cos θ_y, and s = 1/temperature |
+/// | [`cos_face`](Self::cos_face) | cos θ_y − m |
+/// | [`arc_face`](Self::arc_face) | cos(θ_y + m), or cos θ_y − m·sin m where θ_y > π − m |
 ///
+/// Given tuples become weights of the rows. A reference set plays no part. Own parameter `W` `[d,
+/// classes·sub_centers]`, the columns of a class side by side, at first standard normal; labels are columns of that
+/// table. Part `loss`, a loss a row.
+///
+/// # Distances
+/// Normalized softmax takes any distance of rows to columns, which are of length 1 whatever the distance: the inner
+/// product of normalized rows is usual, and under a divergence the logits are −D_φ(x ‖ w_c)/temperature with ‖w_c‖ = 1
+/// (`Side::First`). The margins are of cosines: with a distance they are an error.
+/// # Cost
+/// O(n·classes·sub_centers) time and memory.
 /// # Source
-/// Zhai & Wu 2019 \[zhai2019\] (normalized softmax); Wang et al. 2018 \[wang2018cosface\]; Deng et al. 2019
-/// \[deng2019\]; Deng et al. 2020 \[deng2020\] (sub-centers).
+/// Zhai & Wu 2019 \[zhai2019\] (normalized softmax); Wang et al. 2018 \[wang2018cosface\], equation 4; Deng et al. 2019
+/// \[deng2019\], equation 3; Deng et al. 2020 \[deng2020\] (sub-centers).
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{DType, Device, Tensor}, dml_loss::*};
+/// let config = CosFaceConfig { num_classes: 2, embedding_size: 2, scale: 1.0, ..Default::default() };
+/// let loss = MarginSoftmax::cos_face(Arc::new(Cosine), config, DType::F64, &Device::Cpu)?;
+/// let loss = Objective::new(Arc::new(loss));
+/// loss.parameters()[0].var.set(&Tensor::new(&[[1f64, 0.], [0., 1.]], &Device::Cpu)?)?;
+/// let x = Tensor::new(&[[1f64, 0.]], &Device::Cpu)?;
+/// // Cosines 1 − 0.35 and 0.
+/// let value = loss.forward(&Batch::new(&x, &[0])?)?.to_scalar::<f64>()?;
+/// assert!((value - (-0.65f64).exp().ln_1p()).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct MarginSoftmax {
     distance: Arc<dyn Distance>,

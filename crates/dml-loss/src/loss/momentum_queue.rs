@@ -30,13 +30,32 @@ pub enum QueueLabels {
 
 /// A loss whose queries are compared with the newest `memory_size` keys, those of this step among them.
 ///
-/// The batch holds the queries, its reference set as many keys, row i matching row i, usually of an encoder whose weights
-/// follow the trained one's slowly. The keys enter the queue, then the inner miner and loss compare queries with it;
-/// keys are constants. Each call of [`unreduced`](Loss::unreduced) is a step; [`state`](Loss::state) holds the queue.
-/// Tuples cannot be given; an inner miner may be.
+/// The batch holds the queries, its reference set as many keys, row i matching row i, usually of an encoder whose
+/// weights follow the trained one's slowly. The keys enter the queue, then the inner miner and loss compare queries
+/// with it; keys are constants. With [`QueueLabels::Instance`] labels play no part. Each call of
+/// [`unreduced`](Loss::unreduced) is a step; [`state`](Loss::state) holds `memory` `[k, d]`, `memory_labels` `[k]` and
+/// how many keys were `seen`. Tuples cannot be given; an inner miner may be.
 ///
+/// # Distances
+/// Those of the inner loss, usually [`NtXent`](crate::NtXent) over cosines; the query is the anchor.
+/// # Cost
+/// That of the inner loss with m = `memory_size`, and `[memory_size, d]` remembered.
 /// # Source
 /// He et al. 2020 \[he2020\], algorithm 1.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{DType, Device, Tensor}, dml_loss::*};
+/// let nt_xent = NtXent { distance: Arc::new(Cosine), temperature: Temperature::fixed(1.0)? };
+/// let queue = MomentumQueue::new(Arc::new(nt_xent), None, QueueLabels::Instance, 4)?;
+/// let loss = Objective::new(Arc::new(queue));
+/// let views = Tensor::eye(2, DType::F64, &Device::Cpu)?;
+/// let batch = Batch::new(&views, &[0, 0])?.with_reference(&views, &[0, 0])?;
+/// // One negative, the other key; a step later the old keys are negatives too, at cosines 1 and 0.
+/// assert!((loss.forward(&batch)?.to_scalar::<f64>()? - (1.0 + (-1f64).exp()).ln()).abs() < 1e-12);
+/// assert!((loss.forward(&batch)?.to_scalar::<f64>()? - (2.0 + 2.0 * (-1f64).exp()).ln()).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct MomentumQueue {
     inner: Remembering,

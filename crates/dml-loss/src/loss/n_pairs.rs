@@ -16,13 +16,30 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub struct NPairsConfig {}
 
-/// −log softmax_j(s(a_i, p_j)) at j = i over one (anchor, positive) of each class, s the closeness.
+/// −log softmax_j(s(a_i, p_j)) at j = i, over one (anchor, positive) pair of each class, s the closeness.
 ///
-/// The pair of a class is its first in row-major order. Part `loss`, a loss a class, belonging to the anchor.
-/// The inner product of raw or normalized rows is usual; any distance goes.
+/// The pair of a class is its first in row-major order, as in pytorch-metric-learning; classes without a positive pair
+/// are left out, and a single class has loss 0. Part `loss`, a loss a class, belonging to its anchor.
 ///
+/// # Distances
+/// The inner product, of raw rows with a regularizer [`LpNorm`](crate::LpNorm) as in the paper or of normalized rows;
+/// any distance goes. Under a divergence the logits are −D_φ(a_i ‖ p_j) (`Side::First`), without a temperature: scale
+/// φ, or take [`InfoNce`](crate::InfoNce).
+/// # Cost
+/// With c classes and p positives an anchor: O(n·p + c²) time and O(c²) memory, as the matrix is `[c, c]`.
 /// # Source
-/// Sohn 2016 \[sohn2016\], equation 8.
+/// Sohn 2016 \[sohn2016\], section 3.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let loss = Objective::new(Arc::new(NPairs { distance: Arc::new(DotProduct::raw()) }));
+/// let x = Tensor::new(&[[1f64, 0.], [2., 0.], [0., 1.], [0., 3.]], &Device::Cpu)?;
+/// let value = loss.forward(&Batch::new(&x, &[0, 0, 1, 1])?)?.to_scalar::<f64>()?;
+/// // Anchor 0 has the products 2 and 0, anchor 2 has 0 and 3.
+/// assert!((value - 0.5 * ((-2f64).exp().ln_1p() + (-3f64).exp().ln_1p())).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct NPairs {
     /// The distance.

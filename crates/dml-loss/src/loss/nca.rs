@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NcaConfig {
-    /// Multiplies the closeness.
+    /// s, which multiplies the closeness; 1.
     pub softmax_scale: f64,
 }
 
@@ -31,13 +31,30 @@ impl Default for NcaConfig {
     }
 }
 
-/// −log Σ_{j of i's class} softmax_j(s·closeness_ij), over all j but i itself; rows without a positive are left out.
+/// −log Σ_{j of i's class} softmax_j(s·closeness_ij) for each row i, over all j but i itself; rows without a positive
+/// are left out.
 ///
-/// Given tuples become weights of the rows. Part `loss`, a loss a row. The squared Euclidean distance is usual; any
-/// distance, a divergence too.
+/// Given tuples become weights of the rows (with a separate reference set those of the anchors). Part `loss`, a loss a
+/// row.
 ///
+/// # Distances
+/// The squared Euclidean distance is usual; any distance. Under a divergence the neighbours of i have the probabilities
+/// softmax_j(−s·D_φ(x_i ‖ x_j)) (`Side::First`); s is fixed, so it is φ that finds the scale.
+/// # Cost
+/// O(nm) time and memory.
 /// # Source
-/// Goldberger et al. 2004 \[goldberger2004\], equation 2.
+/// Goldberger et al. 2004 \[goldberger2004\], the logarithm of equation 2.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let loss = Objective::new(Arc::new(Nca { distance: Arc::new(Lp::squared()), config: NcaConfig::default() }));
+/// let x = Tensor::new(&[[0f64], [1.], [2.]], &Device::Cpu)?;
+/// let value = loss.forward(&Batch::new(&x, &[0, 0, 1])?)?.to_scalar::<f64>()?;
+/// // Row 0 has its class at 1 and another at 4, row 1 both at 1; row 2 is alone in its class.
+/// assert!((value - 0.5 * ((-3f64).exp().ln_1p() + 2f64.ln())).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Nca {
     /// The distance.
@@ -106,9 +123,9 @@ pub struct ProxyNcaConfig {
     pub num_classes: usize,
     /// The width of the embeddings; must be given.
     pub embedding_size: usize,
-    /// Multiplies the closeness.
+    /// s, which multiplies the closeness: 1 by default; 9 gives the low temperature of ProxyNCA++.
     pub softmax_scale: f64,
-    /// Seeds the initial proxies.
+    /// Seeds the initial proxies; 0.
     pub seed: u64,
 }
 
@@ -120,12 +137,31 @@ impl Default for ProxyNcaConfig {
 
 /// −log softmax_c(s·closeness(x_i, proxy_c)) at the class of i.
 ///
-/// Given tuples become weights of their anchors. Own parameter `proxies` `[classes, d]`. Part `loss`, a loss a row.
-/// Under a divergence the proxies stand where [`BregmanDistance::anchor`](crate::BregmanDistance) puts the others.
+/// Given tuples become weights of their anchors. A reference set plays no part. Own parameter `proxies` `[classes, d]`,
+/// at first standard normal; labels are rows of that table. Part `loss`, a loss a row.
 ///
+/// # Distances
+/// The squared Euclidean distance of normalized rows is usual; any distance. Under a divergence proxies stand where
+/// [`BregmanDistance::anchor`](crate::BregmanDistance) puts the others: with D_φ(x ‖ proxy) the loss is a linear
+/// softmax in x whatever φ is, and the proxy that fits its class best is the class's mean. φ must be defined where
+/// normal proxies lie, or the proxies set first.
+/// # Cost
+/// O(n·classes) time and memory.
 /// # Source
 /// Movshovitz-Attias et al. 2017 \[movshovitz2017\]; with the own class in the denominator, as in Teh et al. 2020
-/// \[teh2020\].
+/// \[teh2020\] and pytorch-metric-learning.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{DType, Device, Tensor}, dml_loss::*};
+/// let config = ProxyNcaConfig { num_classes: 2, embedding_size: 1, ..Default::default() };
+/// let loss = Objective::new(Arc::new(ProxyNca::new(Arc::new(Lp::squared()), config, DType::F64, &Device::Cpu)?));
+/// loss.parameters()[0].var.set(&Tensor::new(&[[0f64], [1.]], &Device::Cpu)?)?;
+/// let x = Tensor::new(&[[0f64]], &Device::Cpu)?;
+/// let value = loss.forward(&Batch::new(&x, &[0])?)?.to_scalar::<f64>()?;
+/// assert!((value - (-1f64).exp().ln_1p()).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct ProxyNca {
     distance: Arc<dyn Distance>,

@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NtXentConfig {
-    /// 0.07 for cosines; `"learned"` for divergences.
+    /// 0.07 (the default) to 0.5 for cosines; `"learned"` for divergences.
     pub temperature: TemperatureSpec,
 }
 
@@ -31,13 +31,33 @@ impl Default for NtXentConfig {
     }
 }
 
-/// −log( exp(l_ap) / (exp(l_ap) + Σ_n exp(l_an)) ) for each positive pair, n over the negatives of a.
+/// −log( exp(l_ap) / (exp(l_ap) + Σ_n exp(l_an)) ) for each positive pair, n over the negatives of a, l the closeness
+/// over the temperature.
 ///
-/// With L_a = log Σ_n exp(l_an) this is softplus(L_a − l_ap): O(n²) in all, where a table of positive pairs by
-/// negative pairs is O(n⁴). Part `loss`, a loss a positive pair. Without any positive or negative pair it is 0.
+/// Other positives of a are not in the denominator, as they are in [`SupCon`](crate::SupCon). Part `loss`, a loss a
+/// positive pair, 0 for an anchor without negatives. A pair that tuples name twice counts twice, a negative in the
+/// denominator too. Without any positive or any negative pair the loss is 0. Over [`TwoViews`](crate::TwoViews) it is
+/// the loss of SimCLR.
 ///
+/// # Distances
+/// Any. Cosine with a fixed temperature is usual. Under a divergence l_ij = −exp(s)·D_φ(x_i ‖ x_j) (`Side::First`) with
+/// a learned s, set by [`Objective::calibrate`](crate::Objective::calibrate) before the first step.
+/// # Cost
+/// With L_a = log Σ_n exp(l_an) the loss of a pair is softplus(L_a − l_ap): O(nm) time and memory, where a table of
+/// positive pairs by negative pairs would be O(n⁴).
 /// # Source
 /// Chen et al. 2020 \[chen2020\], equation 1; van den Oord et al. 2018 \[oord2018\].
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let loss = NtXent { distance: Arc::new(Cosine), temperature: Temperature::fixed(1.0)? };
+/// let x = Tensor::new(&[[1f64, 0.], [1., 0.], [1., 0.], [0., 1.]], &Device::Cpu)?;
+/// let value = Objective::new(Arc::new(loss)).forward(&Batch::new(&x, &[0, 0, 0, 1])?)?.to_scalar::<f64>()?;
+/// // Each positive pair, at cosine 1, against one negative at 0.
+/// assert!((value - (-1f64).exp().ln_1p()).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct NtXent {
     /// The distance.

@@ -20,19 +20,37 @@ pub struct P2sGradConfig {
     pub embedding_size: usize,
     /// The number of classes; must be given.
     pub num_classes: usize,
-    /// Seeds the initial weights.
+    /// Seeds the initial weights; 0.
     pub seed: u64,
 }
 
 /// The mean over rows i and classes c of (cos θ_ic − \[c is the class of i\])², θ_ic the angle of row i to column c of
 /// `weight`.
 ///
-/// No scale and no margin: the gradient is that of a softmax whose probabilities are the cosines. Columns are divided by
-/// their length, and that division is not differentiated, on purpose: the gradient for `weight` `[d, classes]` is that of
-/// unit columns. Part `loss`, one for the batch. Tuples play no part, and there is no distance to choose.
+/// No scale and no margin: the gradient is that of a softmax whose probabilities are the cosines. Columns are divided
+/// by their length, and that division is not differentiated, on purpose: the gradient for `weight` `[d, classes]` is
+/// that of unit columns. pytorch-metric-learning does the same, but its columns are of length 1 only to about 1e-7.
+/// Part `loss`, one for the batch. Tuples and a reference set play no part.
 ///
+/// # Distances
+/// None to choose: it takes cosines itself, and there is no form under a divergence.
+/// # Cost
+/// O(n·classes) time and memory.
 /// # Source
 /// Zhang et al. 2019 \[zhang2019psgrad\], equation 11.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{DType, Device, Tensor}, dml_loss::*};
+/// let config = P2sGradConfig { num_classes: 2, embedding_size: 2, seed: 0 };
+/// let loss = Objective::new(Arc::new(P2sGrad::new(config, DType::F64, &Device::Cpu)?));
+/// loss.parameters()[0].var.set(&Tensor::new(&[[3f64, 0.], [0., 1.]], &Device::Cpu)?)?;
+/// let x = Tensor::new(&[[2f64, 0.]], &Device::Cpu)?;
+/// // Cosines 1 and 0: right for class 0, wrong by 1 twice for class 1.
+/// let value = |label| loss.forward(&Batch::new(&x, &[label])?)?.to_scalar::<f64>().map_err(Error::from);
+/// assert_eq!((value(0)?, value(1)?), (0.0, 1.0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct P2sGrad {
     config: P2sGradConfig,

@@ -48,13 +48,13 @@ impl PnpVariant {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PnpConfig {
-    /// b of [`PnpVariant::Ib`].
+    /// b of [`PnpVariant::Ib`]; 2.
     pub b: f64,
-    /// α of [`PnpVariant::Dq`].
+    /// α of [`PnpVariant::Dq`]; 1.
     pub alpha: f64,
-    /// The width of the sigmoid, in units of the distance.
+    /// τ, the width of the sigmoid, in units of the distance; 0.01, for cosines.
     pub anneal: f64,
-    /// The cost; `Dq` does best in the paper.
+    /// The cost: [`PnpVariant::O`] by default; `Dq` does best in the paper.
     pub variant: PnpVariant,
 }
 
@@ -64,15 +64,31 @@ impl Default for PnpConfig {
     }
 }
 
-/// The mean over the positives p of query i of cost(r_p), r_p = Σ_{n negative} σ((closeness_in − closeness_ip)/τ) being,
-/// softly, how many negatives rank before p.
+/// The mean over the positives p of query i of cost(r_p), r_p = Σ_{n negative} σ((closeness_in − closeness_ip)/τ)
+/// being, softly, how many negatives rank before p; the cost is one of [`PnpVariant`].
 ///
 /// The query itself counts among its positives where it is a column, as in [`SmoothAp`](crate::SmoothAp). A batch
-/// without any positive pair has loss 0. Given tuples become weights of the rows. Part `loss`, a loss a row. Cosine is
-/// usual; any distance with τ in its units. O(n²) memory.
+/// without any positive pair has loss 0. Given tuples become weights of the rows (with a separate reference set those
+/// of the anchors). Part `loss`, a loss a row. pytorch-metric-learning cuts the exponent of the sigmoid at ±50; here it
+/// is exact.
 ///
+/// # Distances
+/// Cosine is usual; any distance with τ in its units: for a divergence about a hundredth of its median.
+/// # Cost
+/// With p positives and q negatives a query: O(n·p·q) time and O(nm) memory.
 /// # Source
 /// Li et al. 2021 \[li2021pnp\], equations 5 to 12.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let loss = Objective::new(Arc::new(Pnp::new(Arc::new(Cosine), PnpConfig::default())?));
+/// let x = Tensor::new(&[[1f64, 0.], [1., 0.], [0., 1.]], &Device::Cpu)?;
+/// // Negatives before the positives of each query, ties by half: (½ + 1)/2, ½ and (0 + ½)/2.
+/// let value = loss.forward(&Batch::new(&x, &[0, 1, 0])?)?.to_scalar::<f64>()?;
+/// assert!((value - 0.5).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Pnp {
     distance: Arc<dyn Distance>,

@@ -19,11 +19,11 @@ pub struct ProxyAnchorConfig {
     pub num_classes: usize,
     /// The width of the embeddings; must be given.
     pub embedding_size: usize,
-    /// δ of the paper.
+    /// δ of the paper; 0.1.
     pub margin: f64,
-    /// The scale of the paper.
+    /// α, the scale of the paper; 32.
     pub alpha: f64,
-    /// Seeds the initial proxies.
+    /// Seeds the initial proxies; 0.
     pub seed: u64,
 }
 
@@ -33,14 +33,36 @@ impl Default for ProxyAnchorConfig {
     }
 }
 
-/// log(1 + Σ_{x of class c} exp(−α(s(x, c) − δ))) and log(1 + Σ_{other x} exp(α(s(x, c) + δ))) for each proxy c.
+/// 1/|P⁺| Σ_{c in the batch} log(1 + Σ_{x of class c} exp(−α(s(x, c) − δ))) + 1/|P| Σ_c log(1 + Σ_{other x} exp(α(s(x,
+/// c) + δ))), c over the proxies, P⁺ those whose class is in the batch, P all of them. For distances D takes the place
+/// of −s.
 ///
-/// Given tuples become weights w of the rows, of which w − 1 is added to both exponents. Own parameter `proxies`
-/// `[classes, d]`. Parts `pos_loss` and `neg_loss`, a loss a class, divided by the number of classes in the batch and
-/// by the number of all. Cosine is usual; for distances D takes the place of −s.
+/// Given tuples become weights w of the rows, of which w − 1 is added to both exponents, as in pytorch-metric-learning.
+/// A reference set plays no part. Own parameter `proxies` `[classes, d]`, at first standard normal; labels are rows of
+/// that table. Parts `pos_loss` and `neg_loss`, a loss a class, each with its count of proxies as divisor for the usual
+/// reducer ([`Divisor`](crate::Divisor)).
 ///
+/// # Distances
+/// Cosine is usual. Under a divergence α and δ are in units of φ, proxies stand where
+/// [`BregmanDistance::anchor`](crate::BregmanDistance) puts the others, and φ must be defined where normal proxies lie.
+/// # Cost
+/// O(n·classes) time and memory.
 /// # Source
 /// Kim et al. 2020 \[kim2020\], equation 4.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{DType, Device, Tensor}, dml_loss::*};
+/// let config = ProxyAnchorConfig { num_classes: 2, embedding_size: 2, ..Default::default() };
+/// let loss = Objective::new(Arc::new(ProxyAnchor::new(Arc::new(Cosine), config, DType::F64, &Device::Cpu)?));
+/// loss.parameters()[0].var.set(&Tensor::new(&[[1f64, 0.], [0., 1.]], &Device::Cpu)?)?;
+/// let x = Tensor::new(&[[1f64, 0.]], &Device::Cpu)?;
+/// let value = loss.forward(&Batch::new(&x, &[0])?)?.to_scalar::<f64>()?;
+/// // The row at cosine 1 to its own proxy, the one class present, and at 0 to the other of two.
+/// let expected = (-32.0 * (1.0 - 0.1f64)).exp().ln_1p() + 0.5 * (32.0 * (0.0 + 0.1f64)).exp().ln_1p();
+/// assert!((value - expected).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct ProxyAnchor {
     distance: Arc<dyn Distance>,

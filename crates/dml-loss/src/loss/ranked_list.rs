@@ -17,16 +17,16 @@ const SMALL: f64 = 1e-5;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RankedListConfig {
-    /// m, the gap between the two balls.
+    /// m, the gap between the two balls; 0.4.
     pub margin: f64,
-    /// T₋: how strongly closer negatives count more.
+    /// T₋: how strongly closer negatives count more; 10.
     #[serde(rename = "Tn", alias = "tn")]
     pub tn: f64,
-    /// λ, the share of the negatives, from 0 to 1.
+    /// λ, the share of the negatives, from 0 to 1; 0.5.
     pub imbalance: f64,
-    /// α, how far negatives must be; 1 + m/2 if not given.
+    /// α, how far negatives must be; by default 1 + m/2, which is the paper's 1.2.
     pub alpha: Option<f64>,
-    /// T₊: how strongly farther positives count more.
+    /// T₊: how strongly farther positives count more; 0.
     #[serde(rename = "Tp", alias = "tp")]
     pub tp: f64,
 }
@@ -37,15 +37,30 @@ impl Default for RankedListConfig {
     }
 }
 
-/// (1 − λ)·Σ w⁺(D − (α − m)) / Σ w⁺ over the positives with D > α − m, plus λ·Σ w⁻(α − D) / Σ w⁻ over the negatives with
-/// D < α, for each row; w⁺ = exp(T₊(D − (α − m))), w⁻ = exp(T₋(α − D)), both part of the graph.
+/// (1 − λ)·Σ w⁺(D − (α − m)) / Σ w⁺ over the positives with D > α − m, plus λ·Σ w⁻(α − D) / Σ w⁻ over the negatives
+/// with D < α, for each row; w⁺ = exp(T₊(D − (α − m))), w⁻ = exp(T₋(α − D)), both part of the graph.
 ///
-/// Each denominator has 10⁻⁵·m more, m the number of columns, as in pytorch-metric-learning; unlike there a negative at
-/// distance exactly 0 counts. Given tuples say which pairs count. Part `loss`, a loss a row. Any distance (no
-/// similarity) with α and m in its units; Euclid of normalized rows is usual.
+/// Each denominator has 10⁻⁵·m more, m here the number of columns, as in pytorch-metric-learning; unlike there a
+/// negative at distance exactly 0 counts. Given tuples say which pairs count, each once. Part `loss`, a loss a row.
 ///
+/// # Distances
+/// Any but a similarity, which is an error. Euclid of normalized rows is usual. Under a divergence α and m are in units
+/// of φ, α near the median of the negatives, and T₋·α stays of order 10.
+/// # Cost
+/// O(nm) time and memory.
 /// # Source
 /// Wang et al. 2019 \[wang2019rll\], equations 4 to 11.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let loss = RankedList::new(Arc::new(Lp::raw(2.0)), RankedListConfig::default())?;
+/// let x = Tensor::new(&[[0f64], [1.], [3.]], &Device::Cpu)?;
+/// let value = Objective::new(Arc::new(loss)).forward(&Batch::new(&x, &[0, 0, 1])?)?.to_scalar::<f64>()?;
+/// // Rows 0 and 1 have a positive 0.2 outside its ball of radius 0.8, and no negative within 1.2.
+/// assert!((value - 2.0 / 3.0 * 0.5 * 0.2 / (1.0 + 3e-5)).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct RankedList {
     distance: Arc<dyn Distance>,

@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SmoothApConfig {
-    /// The width of the sigmoid, in units of the distance; 0.01 for cosines.
+    /// τ, the width of the sigmoid, in units of the distance; 0.01, for cosines.
     pub temperature: f64,
 }
 
@@ -24,18 +24,31 @@ impl Default for SmoothApConfig {
     }
 }
 
-/// 1 − AP_i for each query i, with AP_i = (1/|P|) Σ_{p ∈ P} (1 + R(p, P)) / (1 + R(p, all)) and
-/// R(p, S) = Σ_{j ∈ S∖p} σ((closeness_ij − closeness_ip)/τ), the soft number of S that rank before p.
+/// 1 − AP_i for each query i, with AP_i = (1/|P|) Σ_{p ∈ P} (1 + R(p, P)) / (1 + R(p, all)) and R(p, S) = Σ_{j ∈ S∖p}
+/// σ((closeness_ij − closeness_ip)/τ), the soft number of S that rank before p.
 ///
-/// P holds the rows of the query's class, the query itself among them (where it is no part of a separate reference
-/// set); so classes of any size, also of one sample, are taken as the definition says. A batch without any positive
-/// pair has loss 0. Given tuples become weights of the rows. Part `loss`, a loss a row. Cosine is usual; any distance
-/// with τ in its units.
+/// P holds the rows of the query's class, the query itself among them where it is a column, as in the authors' code; so
+/// classes of any size, also of one sample, are taken as the definition says. (pytorch-metric-learning groups rows
+/// wrongly unless there are as many classes as samples of each.) A batch without any positive pair has loss 0. Given
+/// tuples become weights of the rows (with a separate reference set those of the anchors). Part `loss`, a loss a row.
 ///
-/// O(n·|P|·n) time, O(n²) memory: sums and their derivatives are closed forms.
-///
+/// # Distances
+/// Cosine is usual; any distance with τ in its units: for a divergence about a hundredth of its median.
+/// # Cost
+/// O(n·|P|·m) time and O(nm) memory: sums and their derivatives are closed forms.
 /// # Source
 /// Brown et al. 2020 \[brown2020\], equation 7.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let loss = Objective::new(Arc::new(SmoothAp::new(Arc::new(Cosine), SmoothApConfig::default())?));
+/// let x = Tensor::new(&[[1f64, 0.], [1., 0.], [0., 1.]], &Device::Cpu)?;
+/// // Ties rank half before each other: average precisions 2/3, 2/3 and 9/10.
+/// let value = loss.forward(&Batch::new(&x, &[0, 1, 0])?)?.to_scalar::<f64>()?;
+/// assert!((value - (1.0 / 3.0 + 1.0 / 3.0 + 0.1) / 3.0).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct SmoothAp {
     distance: Arc<dyn Distance>,

@@ -18,15 +18,15 @@ pub struct SoftTripleConfig {
     pub num_classes: usize,
     /// The width of the embeddings; must be given.
     pub embedding_size: usize,
-    /// Centers of each class.
+    /// K, the centers of each class; 10.
     pub centers_per_class: usize,
-    /// λ of the paper: multiplies the logits.
+    /// λ of the paper, which multiplies the logits; 20.
     pub la: f64,
-    /// The temperature of the assignment to centers.
+    /// γ, the temperature of the assignment to centers; 0.1.
     pub gamma: f64,
-    /// Taken off the own class's similarity.
+    /// δ, taken off the own class's similarity; 0.01.
     pub margin: f64,
-    /// Seeds the initial centers.
+    /// Seeds the initial centers; 0.
     pub seed: u64,
 }
 
@@ -44,14 +44,41 @@ impl Default for SoftTripleConfig {
     }
 }
 
-/// −log softmax_c(λ·S_c) at the own class, from whose S a margin is taken; S_c = Σ_k softmax_k(s_ck/γ)·s_ck over
-/// the similarities to the centers of class c.
+/// −log softmax_c(λ·S_c) at the own class, from whose S the margin δ is taken first; S_c = Σ_k softmax_k(s_ck/γ)·s_ck
+/// over the similarities to the K centers of class c.
 ///
-/// Given tuples become weights of the rows. Own parameter `fc` `[d, classes·centers]`, the columns of a class side by
-/// side. Part `loss`, a loss a row. Cosine is usual; of a distance s = −D.
+/// Given tuples become weights of the rows. A reference set plays no part. Own parameter `fc` `[d, classes·K]`, the
+/// columns of a class side by side, at first standard normal. Part `loss`, a loss a row. The paper adds a penalty that
+/// merges centers: [`SparseCenters`](crate::SparseCenters) on the weights, with weight 0.2.
 ///
+/// # Distances
+/// Cosine is usual; of a distance s = −D, with λ, γ and δ in its units. Under a divergence centers stand where
+/// [`BregmanDistance::anchor`](crate::BregmanDistance) puts the others, and φ must be defined where normal centers lie.
+/// # Cost
+/// O(n·classes·K) time and memory.
 /// # Source
 /// Qian et al. 2019 \[qian2019\], equation 7.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{DType, Device, Tensor}, dml_loss::*};
+/// let config = SoftTripleConfig {
+///     num_classes: 2,
+///     embedding_size: 2,
+///     centers_per_class: 2,
+///     la: 1.0,
+///     gamma: 1.0,
+///     ..Default::default()
+/// };
+/// let loss = Objective::new(Arc::new(SoftTriple::new(Arc::new(Cosine), config, DType::F64, &Device::Cpu)?));
+/// // Class 0 has the centers (1, 0) and (0, 1), class 1 twice (0, 1).
+/// loss.parameters()[0].var.set(&Tensor::new(&[[1f64, 0., 0., 0.], [0., 1., 1., 1.]], &Device::Cpu)?)?;
+/// let x = Tensor::new(&[[1f64, 0.]], &Device::Cpu)?;
+/// let value = loss.forward(&Batch::new(&x, &[0])?)?.to_scalar::<f64>()?;
+/// let own = 1f64.exp() / (1f64.exp() + 1.0);
+/// assert!((value - (-(own - 0.01)).exp().ln_1p()).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct SoftTriple {
     distance: Arc<dyn Distance>,

@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SupConConfig {
-    /// 0.1 for cosines as in the paper; `"learned"` for divergences.
+    /// 0.1 (the default) for cosines, as in the paper; `"learned"` for divergences.
     pub temperature: TemperatureSpec,
 }
 
@@ -27,14 +27,31 @@ impl Default for SupConConfig {
     }
 }
 
-/// −1/|P(i)| Σ_{p ∈ P(i)} log( exp(l_ip) / Σ_{a ∈ P(i) ∪ N(i)} exp(l_ia) ), l the logits of the closeness.
+/// −1/|P(i)| Σ_{p ∈ P(i)} log( exp(l_ip) / Σ_{a ∈ P(i) ∪ N(i)} exp(l_ia) ) for each row i, P(i) its positives, N(i) its
+/// negatives, l the closeness over the temperature.
 ///
-/// Part `loss`, a loss a row, 0 for a row without positives; usually averaged over the nonzero ones. Cosine with a
-/// fixed temperature is usual; with a Bregman divergence use a learned one. Without any positive or any negative
+/// Part `loss`, a loss a row, 0 for a row without positives; usually averaged over the nonzero ones
+/// ([`AvgNonZero`](crate::AvgNonZero)). A pair that tuples name twice counts once. Without any positive or any negative
 /// pair the loss is 0.
 ///
+/// # Distances
+/// Any. Cosine with a fixed temperature is usual. Under a divergence l_ij = −exp(s)·D_φ(x_i ‖ x_j) (`Side::First`) with
+/// a learned s, set by [`Objective::calibrate`](crate::Objective::calibrate) before the first step.
+/// # Cost
+/// O(nm) time and memory.
 /// # Source
 /// Khosla et al. 2020 \[khosla2020\], equation 2.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let loss = SupCon { distance: Arc::new(Cosine), temperature: Temperature::fixed(1.0)? };
+/// let x = Tensor::new(&[[1f64, 0.], [1., 0.], [1., 0.], [0., 1.]], &Device::Cpu)?;
+/// let value = Objective::new(Arc::new(loss)).forward(&Batch::new(&x, &[0, 0, 0, 1])?)?.to_scalar::<f64>()?;
+/// // Each anchor of class 0: two positives at cosine 1 share the softmax with a negative at 0.
+/// assert!((value - ((2.0 * 1f64.exp() + 1.0).ln() - 1.0)).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct SupCon {
     /// The distance.

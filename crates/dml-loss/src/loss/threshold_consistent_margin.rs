@@ -18,13 +18,13 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ThresholdConsistentMarginConfig {
-    /// The weight of the positive pairs.
+    /// λ₊, the weight of the positive pairs; 1.
     pub lambda_plus: f64,
-    /// The weight of the negative pairs.
+    /// λ₋, the weight of the negative pairs; 1.
     pub lambda_minus: f64,
-    /// Positive pairs less similar than this cost.
+    /// m₊: positive pairs less similar than this cost; 0.9.
     pub margin_plus: f64,
-    /// Negative pairs more similar than this cost.
+    /// m₋: negative pairs more similar than this cost; 0.5.
     pub margin_minus: f64,
 }
 
@@ -35,14 +35,31 @@ impl Default for ThresholdConsistentMarginConfig {
 }
 
 /// λ₊ times the mean of m₊ − s over the positive pairs with s ≤ m₊, plus λ₋ times the mean of s − m₋ over the negative
-/// pairs with s ≥ m₋; turned for distances.
+/// pairs with s ≥ m₋; for distances the signs are turned.
 ///
-/// A regularizer beside another loss: only the pairs on the wrong side of the common thresholds count. Part `loss`, one
-/// for the batch. Cosine is usual; any distance with the margins in its units. A separate reference set is what the rows
-/// are compared with; pytorch-metric-learning looks its row numbers up in the batch.
+/// A regularizer beside another loss ([`WeightedSum`](crate::WeightedSum)): only the pairs on the wrong side of
+/// thresholds that all classes share count. Part `loss`, one for the batch. A pair that tuples name twice counts twice.
+/// A separate reference set is what the rows are compared with; pytorch-metric-learning looks its row numbers up in the
+/// batch.
 ///
+/// # Distances
+/// Cosine is usual; any distance with the margins in its units: of a divergence m₊ < m₋, both near its median.
+/// # Cost
+/// O(nm) time and memory; pairs are visited.
 /// # Source
 /// Zhang et al. 2024 \[zhang2024\], equation 5.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let config = ThresholdConsistentMarginConfig::default();
+/// let loss = Objective::new(Arc::new(ThresholdConsistentMargin { distance: Arc::new(Cosine), config }));
+/// let x = Tensor::new(&[[1f64, 0.], [1., 0.], [0., 1.]], &Device::Cpu)?;
+/// // The positive pair at cosine 0 lacks 0.9; of the negative ones that at cosine 1 has 0.5 too much.
+/// let value = loss.forward(&Batch::new(&x, &[0, 1, 0])?)?.to_scalar::<f64>()?;
+/// assert!((value - 1.4).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct ThresholdConsistentMargin {
     /// The distance.

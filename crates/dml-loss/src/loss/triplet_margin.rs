@@ -22,16 +22,17 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TripletMarginConfig {
-    /// How much closer the positive must be than the negative; 0.05 … 0.2 for normalized rows.
+    /// m: how much closer the positive must be than the negative. 0.05 (the default) to 0.2 for distances of normalized
+    /// rows.
     pub margin: f64,
-    /// Whether the negative may be compared with the positive where that is the harder comparison
-    /// (Balntas et al. 2016).
+    /// Whether D(a, n) gives way to D(p, n) where the negative is closer to the positive (Balntas et al. 2016). Off by
+    /// default.
     pub swap: bool,
-    /// softplus in place of the hinge (Hermans et al. 2017).
+    /// log(1 + exp(·)) in place of the hinge (Hermans et al. 2017). Off by default; the margin may then be 0.
     pub smooth_loss: bool,
-    /// How many triplets of each anchor count where none are given: all, or a number drawn at random.
+    /// How many triplets of each anchor count where none are given: all (the default), or a number drawn at random.
     pub triplets_per_anchor: TripletsPerAnchor,
-    /// Seeds the draws.
+    /// Seeds the draws; 0.
     pub seed: u64,
 }
 
@@ -47,16 +48,38 @@ impl Default for TripletMarginConfig {
     }
 }
 
-/// max(0, D(a, p) − D(a, n) + m) over triplets, with the signs turned for similarities; log(1 + exp(·)) if smooth.
-/// With swap, D(a, n) gives way to D(p, n) where n is closer to p.
+/// [D(a, p) − D(a, n) + m]₊ for each triplet, [s(a, n) − s(a, p) + m]₊ for similarities; log(1 + exp(·)) in place of
+/// the hinge if smooth. With swap, D(p, n) takes the place of D(a, n) where n is closer to p than to a.
 ///
-/// Part `loss`, a loss a triplet; usually averaged over the nonzero losses. Any distance. Without a miner all valid
-/// triplets count; they are visited row by row and never listed, so the memory is that of the matrix of distances, with
-/// swap and a reference set `[n, m]` and `[m, m]`. Only unreduced losses are as many numbers as there are triplets.
+/// Part `loss`, a loss a triplet, usually averaged over the nonzero ones ([`AvgNonZero`](crate::AvgNonZero)). Without a
+/// miner all valid triplets count.
 ///
+/// # Distances
+/// Any. Under a divergence both terms of a triplet have the anchor on the same side. With swap the positive takes the
+/// place of the anchor: D_φ(p ‖ n) with `Side::First`, D_φ(n ‖ p) with `Side::Second`. With a separate reference set
+/// swap compares rows of that set with one another (O(m²) memory more), where pytorch-metric-learning takes the wrong
+/// rows.
+/// # Cost
+/// With p positives and q negatives an anchor: O(n·p·q) time and O(nm) memory, as triplets are visited, with swap too; a
+/// number of `triplets_per_anchor` lists that many an anchor; unreduced losses are as many numbers as
+/// there are triplets.
 /// # Source
-/// Weinberger & Saul 2009 \[weinberger2009\]; Schroff et al. 2015 \[schroff2015\], equation 3;
-/// Balntas et al. 2016 \[balntas2016\]; Hermans et al. 2017 \[hermans2017\].
+/// Weinberger & Saul 2009 \[weinberger2009\]; Schroff et al. 2015 \[schroff2015\], equation 3; Balntas et al. 2016
+/// \[balntas2016\] (swap); Hermans et al. 2017 \[hermans2017\] (smooth).
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let value = |swap| -> Result<f64> {
+///     let config = TripletMarginConfig { margin: 2.5, swap, ..Default::default() };
+///     let loss = Objective::new(Arc::new(TripletMargin { distance: Arc::new(Lp::raw(2.0)), config }));
+///     let x = Tensor::new(&[[0f64], [1.], [3.]], &Device::Cpu)?;
+///     Ok(loss.forward(&Batch::new(&x, &[0, 0, 1])?)?.to_scalar()?)
+/// };
+/// // (0, 1, 2): 1 − 3 + 2.5, and (1, 0, 2): 1 − 2 + 2.5; with swap 1 − 2 + 2.5 for both.
+/// assert!((value(false)? - 1.0).abs() < 1e-12 && (value(true)? - 1.5).abs() < 1e-12);
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct TripletMargin {
     /// The distance.

@@ -20,9 +20,9 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TupletMarginConfig {
-    /// The slack of the positive's angle, in degrees.
+    /// β, the slack of the positive's angle, in degrees; 5.73, which is 0.1 in radians.
     pub margin: f64,
-    /// Multiplies cosines.
+    /// s, which multiplies the cosines; 64.
     pub scale: f64,
 }
 
@@ -34,10 +34,27 @@ impl Default for TupletMarginConfig {
 
 /// log(1 + Σ_n exp(s·(cos θ_an − cos(θ_ap − β)))) for each positive pair, n over the negatives of a.
 ///
-/// O(n²): the sum over negatives is taken once for each anchor. Part `loss`, a loss a positive pair. Cosine only.
+/// The best angle of a positive pair is thus β, not 0. Part `loss`, a loss a positive pair, 0 for an anchor without
+/// negatives. A pair that tuples name twice counts twice, a negative in the sum too.
 ///
+/// # Distances
+/// Cosine only, since β is an angle: a distance, and so a divergence, is an error.
+/// # Cost
+/// O(nm) time and memory: pairs are visited, and the sum over negatives is taken once for each anchor.
 /// # Source
 /// Yu & Tao 2019 \[yu2019\], equation 5.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let config = TupletMarginConfig { margin: 60.0, scale: 1.0 };
+/// let loss = Objective::new(Arc::new(TupletMargin { distance: Arc::new(Cosine), config }));
+/// let x = Tensor::new(&[[1f64, 0.], [1., 0.], [0., 1.]], &Device::Cpu)?;
+/// // cos(0° − 60°) = 0.5 against a negative at cosine 0.
+/// let value = loss.forward(&Batch::new(&x, &[0, 0, 1])?)?.to_scalar::<f64>()?;
+/// assert!((value - (-0.5f64).exp().ln_1p()).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct TupletMargin {
     /// The distance.

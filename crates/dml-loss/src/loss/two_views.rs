@@ -8,10 +8,15 @@ use crate::{Batch, Distance, Error, Loss, Objective, Parameter, Part, Result, St
 
 /// Row i of the batch and row i of its reference set become one class, and all other rows negatives.
 ///
-/// Symmetric: both views are one batch of 2n rows, each row an anchor (so NT-Xent is that of SimCLR). Otherwise the first
-/// view's rows are anchors and the second view is what they are compared with. Labels play no part, and tuples cannot be
-/// given; the inner objective may have a miner. Part `loss`, one for the batch, reduced by the inner reducer.
+/// Symmetric: both views are one batch of 2n rows, each row an anchor (so NT-Xent is that of SimCLR). Otherwise the
+/// first view's rows are anchors and the second view is what they are compared with. Labels play no part, and tuples
+/// cannot be given; the inner objective may have a miner. Part `loss`, one for the batch, reduced by the inner reducer.
 ///
+/// # Distances
+/// Those of the inner loss. Under a divergence each view is on both sides in turn if symmetric; otherwise the first
+/// view is the anchor.
+/// # Cost
+/// That of the inner loss with 2n rows, or with n rows and n columns.
 /// # Source
 /// Chen et al. 2020 \[chen2020\], algorithm 1.
 /// # Examples
@@ -20,7 +25,8 @@ use crate::{Batch, Distance, Error, Loss, Objective, Parameter, Part, Result, St
 /// # use {candle_core::{Device, Tensor}, dml_loss::*};
 /// let nt_xent = NtXent { distance: Arc::new(Cosine), temperature: Temperature::fixed(0.5)? };
 /// let loss = Objective::new(Arc::new(TwoViews::new(Objective::new(Arc::new(nt_xent)))));
-/// let (one, two) = (Tensor::new(&[[1f64, 0.], [0., 1.]], &Device::Cpu)?, Tensor::eye(2, candle_core::DType::F64, &Device::Cpu)?);
+/// let one = Tensor::new(&[[1f64, 0.], [0., 1.]], &Device::Cpu)?;
+/// let two = Tensor::eye(2, candle_core::DType::F64, &Device::Cpu)?;
 /// let batch = Batch::new(&one, &[0, 0])?.with_reference(&two, &[0, 0])?;
 /// // Each row: its other view at cosine 1, two negatives at cosine 0.
 /// let expected = (1.0 + 2.0 * (-2f64).exp()).ln();

@@ -15,13 +15,13 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VicRegConfig {
-    /// λ, the weight of invariance.
+    /// λ, the weight of invariance; 25.
     pub invariance_lambda: f64,
-    /// μ, the weight of variance.
+    /// μ, the weight of variance; 25.
     pub variance_mu: f64,
-    /// ν, the weight of covariance.
+    /// ν, the weight of covariance; 1.
     pub covariance_v: f64,
-    /// Added to the variances before their root is taken.
+    /// ε, added to the variances before their root is taken; 10⁻⁴.
     pub eps: f64,
 }
 
@@ -34,13 +34,30 @@ impl Default for VicRegConfig {
 /// λ·‖z_i − z′_i‖²/d, plus μ/2·\[1 − √(var_j + ε)\]₊ for each coordinate j of either view, plus ν/d·Σ_{j≠k} C_jk² of
 /// either view's covariance C.
 ///
-/// The batch holds one view, its reference set the other, row i matching row i; labels and tuples play no part. Parts
-/// `invariance_loss`, a loss a row; `variance_loss1` and `variance_loss2`, a loss a coordinate; `covariance_loss`, one
-/// for the batch. Fewer than two rows have no variance: the loss is 0. Squared Euclid by definition: there is no distance
-/// to choose.
+/// The mean over coordinates in the first term and the ½ in the second are those of the authors' code and of
+/// pytorch-metric-learning. The batch holds one view, its reference set the other, row i matching row i; labels and
+/// tuples play no part. Parts `invariance_loss`, a loss a row; `variance_loss1` and `variance_loss2`, a loss a
+/// coordinate; `covariance_loss`, one for the batch. Fewer than two rows have no variance: the loss is 0.
 ///
+/// # Distances
+/// None to choose: squared Euclid by definition, the divergence of ‖x‖². For another divergence between the views put
+/// [`InfoNce`](crate::InfoNce) or [`TwoViews`](crate::TwoViews) in its place.
+/// # Cost
+/// O(n·d²) time, O(n·d + d²) memory; no pairs.
 /// # Source
 /// Bardes et al. 2022 \[bardes2022\], equations 1 to 6.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let loss = Objective::new(Arc::new(VicReg::new(VicRegConfig { eps: 0.0, ..Default::default() })?));
+/// let view = Tensor::new(&[[0.5f64], [-0.5]], &Device::Cpu)?;
+/// let batch = Batch::new(&view, &[0, 0])?.with_reference(&view, &[0, 0])?;
+/// // Equal views of one coordinate: what is left is twice half its deviation's gap to 1.
+/// let value = loss.forward(&batch)?.to_scalar::<f64>()?;
+/// assert!((value - 25.0 * (1.0 - 0.5f64.sqrt())).abs() < 1e-12);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct VicReg {
     config: VicRegConfig,

@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AngularMinerConfig {
-    /// The least angle, in degrees, from 0 to 90.
+    /// The least angle, in degrees, from 0 to below 90; 20.
     pub angle: f64,
 }
 
@@ -28,10 +28,22 @@ impl Default for AngularMinerConfig {
 /// Triplets with atan(‖a − p‖ / (2‖n − c‖)) above the angle, c the midpoint of a and p: the angle under which the
 /// negative sees the circle around the two.
 ///
-/// Euclidean by definition, between the rows as they are; no distance is asked.
+/// Euclidean by definition, between the rows as they are, as in pytorch-metric-learning; no distance is asked, and
+/// there is no form under a divergence. With p positives and q negatives an anchor: O(n·p·q) time, O(nm + m²) memory
+/// and the triplets found.
 ///
 /// # Source
 /// Wang et al. 2017 \[wang2017\], section 3.2.
+/// # Examples
+/// ```
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let x = Tensor::new(&[[-1f32, 0.], [1., 0.], [0., 1.], [0., 9.]], &Device::Cpu)?;
+/// let miner = AngularMiner::new(AngularMinerConfig { angle: 40.0 })?;
+/// // Row 2 sees the circle through rows 0 and 1 under 45°, row 3 under 6°; to rows 2 and 3 the others are close.
+/// let triplets = miner.mine(&Batch::new(&x, &[0, 0, 1, 2])?)?.to_triplets();
+/// assert_eq!((triplets.anchor, triplets.positive, triplets.negative), (vec![0, 1], vec![1, 0], vec![2, 2]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct AngularMiner {
     tangent: f64,

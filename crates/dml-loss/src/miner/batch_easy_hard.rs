@@ -25,17 +25,17 @@ pub enum Strategy {
     All,
 }
 
-/// Knobs of [`BatchEasyHard`].
+/// Knobs of [`BatchEasyHard`]: the easiest positive and a semi-hard negative by default.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BatchEasyHardConfig {
-    /// Which positive.
+    /// Which positive; the easiest by default.
     pub pos_strategy: Strategy,
-    /// Which negative.
+    /// Which negative; a semi-hard one by default.
     pub neg_strategy: Strategy,
-    /// Positives outside [low, high] do not count.
+    /// Positives outside \[low, high\], in units of the distance, do not count. All count by default.
     pub allowed_pos_range: Option<(f64, f64)>,
-    /// Negatives outside [low, high] do not count.
+    /// Negatives outside \[low, high\], in units of the distance, do not count. All count by default.
     pub allowed_neg_range: Option<(f64, f64)>,
 }
 
@@ -52,11 +52,24 @@ impl Default for BatchEasyHardConfig {
 
 /// One positive and one negative of each anchor, as pairs; anchors that lack either are left out.
 ///
-/// A semi-hard choice is made after the other. With [`Strategy::All`] on one side, all pairs of that side are taken,
-/// those of anchors without a choice on the other side too. Ties go to the lowest index.
+/// A semi-hard choice is made after the other. With [`Strategy::All`] on one side all pairs of that side are taken,
+/// those of anchors without a choice on the other side too. Ties go to the lowest index. Any distance. O(nm) time, O(n)
+/// pairs (O(nm) with [`Strategy::All`]).
 ///
 /// # Source
 /// Xuan et al. 2020 \[xuan2020\], section 3.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let x = Tensor::new(&[[0f32], [1.], [4.], [2.]], &Device::Cpu)?;
+/// let miner = BatchEasyHard::new(Arc::new(Lp::raw(2.0)), BatchEasyHardConfig::default())?;
+/// let pairs = miner.mine(&Batch::new(&x, &[0, 0, 0, 1])?)?.to_pairs();
+/// // The closest positive of each anchor, and the closest negative beyond it; row 2 has no negative beyond.
+/// assert_eq!((pairs.positive.anchor, pairs.positive.other), (vec![0], vec![1]));
+/// assert_eq!((pairs.negative.anchor, pairs.negative.other), (vec![0], vec![3]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct BatchEasyHard {
     distance: Arc<dyn Distance>,
@@ -169,17 +182,29 @@ impl Miner for BatchEasyHard {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BatchHardConfig {
-    /// Positives outside [low, high] do not count.
+    /// Positives outside \[low, high\], in units of the distance, do not count. All count by default.
     pub allowed_pos_range: Option<(f64, f64)>,
-    /// Negatives outside [low, high] do not count.
+    /// Negatives outside \[low, high\], in units of the distance, do not count. All count by default.
     pub allowed_neg_range: Option<(f64, f64)>,
 }
 
-/// The farthest positive and the closest negative of each anchor, as triplets; anchors that lack either are left
-/// out. Without warm-up it makes every distance collapse on an untrained encoder.
+/// The farthest positive and the closest negative of each anchor, as triplets; anchors that lack either are left out.
+///
+/// Without warm-up an untrained encoder collapses under it, whatever the distance. Ties go to the lowest index. Any
+/// distance. O(nm) time, at most n triplets.
 ///
 /// # Source
 /// Hermans et al. 2017 \[hermans2017\], equation 5.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let x = Tensor::new(&[[0f32], [1.], [4.], [2.]], &Device::Cpu)?;
+/// let miner = BatchHard::new(Arc::new(Lp::raw(2.0)), BatchHardConfig::default());
+/// let triplets = miner.mine(&Batch::new(&x, &[0, 0, 0, 1])?)?.to_triplets();
+/// assert_eq!((triplets.anchor, triplets.positive, triplets.negative), (vec![0, 1, 2], vec![2, 2, 0], vec![3; 3]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct BatchHard {
     inner: BatchEasyHard,

@@ -15,11 +15,11 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DistanceWeightedConfig {
-    /// Smaller distances are taken as this one, which bounds the weights.
+    /// Smaller distances are taken as this one, which bounds the weights; 0.5.
     pub cutoff: f64,
-    /// Negatives at or beyond this distance are never drawn: they cost nothing.
+    /// Negatives at or beyond this distance are never drawn, as they cost nothing; 1.4.
     pub nonzero_loss_cutoff: f64,
-    /// Seeds the draws.
+    /// Seeds the draws; 0.
     pub seed: u64,
 }
 
@@ -29,14 +29,29 @@ impl Default for DistanceWeightedConfig {
     }
 }
 
-/// One negative for each positive pair, drawn with probability proportional to 1/q(D), q the density of distances between
-/// random points of the unit sphere: q(D) = D^(d−2)·(1 − D²/4)^((d−3)/2).
+/// One negative for each positive pair, drawn with probability proportional to 1/q(D), q the density of distances
+/// between random points of the unit sphere: q(D) = D^(d−2)·(1 − D²/4)^((d−3)/2).
 ///
-/// Distances above 2 have no density there and weight 0, so rows should be normalized. Draws are a function of `seed` and
-/// of the batch's distances; nothing is remembered between batches. An anchor without a candidate gives no triplet.
+/// Distances above 2 have no density there and weight 0. Draws are a function of `seed` and of the batch's distances;
+/// nothing is remembered between batches. An anchor without a candidate gives no triplet. O(nm) time and memory, a
+/// triplet a positive pair.
 ///
+/// # Distances
+/// Euclid of normalized rows, of which q is the density. Another distance, a divergence too, is taken as if it were
+/// that one; a similarity is an error.
 /// # Source
 /// Wu et al. 2017 \[wu2017\], section 4, equations 2 and 3.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let x = Tensor::new(&[[1f64, 0.], [0.8, 0.6], [0.6, 0.8], [-1., 0.]], &Device::Cpu)?;
+/// let miner = DistanceWeighted::new(Arc::new(Lp::default()), DistanceWeightedConfig::default())?;
+/// let weights = miner.weights(&Batch::new(&x, &[0, 0, 1, 2])?)?.to_vec2::<f64>()?;
+/// // Of the negatives of row 0, the opposite one is too far to cost anything.
+/// assert_eq!(weights[0], [0.0, 0.0, 1.0, 0.0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct DistanceWeighted {
     distance: Arc<dyn Distance>,

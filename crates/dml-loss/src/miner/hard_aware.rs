@@ -10,7 +10,7 @@ use crate::{Batch, Distance, Error, Miner, PairList, Pairs, Result, Tuples, mine
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HardAwareConfig {
-    /// The share of the pairs of each kind to keep, in (0, 1].
+    /// The share of the pairs of each kind to keep, in (0, 1\]; 0.5.
     pub filter_percentage: f64,
 }
 
@@ -20,11 +20,24 @@ impl Default for HardAwareConfig {
     }
 }
 
-/// The farthest ⌈share·k⌉ of the k positive pairs and the closest ⌈share·k⌉ of the k negative pairs. Ties go to the
-/// first in row-major order.
+/// The farthest ⌈share·k⌉ of the k positive pairs and the closest ⌈share·k⌉ of the k negative pairs of the whole batch.
+///
+/// Ties go to the first in row-major order. Any distance. O(nm·log(nm)) time and O(nm) memory: pairs are sorted.
 ///
 /// # Source
 /// Yuan et al. 2017 \[yuan2017\], section 3.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let x = Tensor::new(&[[0f32], [1.], [3.], [9.]], &Device::Cpu)?;
+/// let config = HardAwareConfig { filter_percentage: 0.5 };
+/// let pairs = HardAware::new(Arc::new(Lp::raw(2.0)), config)?.mine(&Batch::new(&x, &[0, 0, 1, 1])?)?.to_pairs();
+/// // Of four positive pairs (both ways) those at 6, of eight negative ones those at 2 and 3.
+/// assert_eq!((pairs.positive.anchor, pairs.positive.other), (vec![2, 3], vec![3, 2]));
+/// assert_eq!((pairs.negative.anchor, pairs.negative.other), (vec![0, 1, 2, 2], vec![2, 2, 0, 1]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct HardAware {
     distance: Arc<dyn Distance>,

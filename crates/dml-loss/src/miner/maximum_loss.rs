@@ -13,12 +13,25 @@ use crate::{
 /// Draws `num_trials` random subsets of `output_batch_size` rows and keeps the pairs of the one on which the loss is
 /// largest.
 ///
-/// The loss is one without state, since it is asked several times a step; it sees each subset as a batch of its own (or,
-/// with a reference set, the chosen rows against the whole set). Draws are a function of `seed` and of the batch; nothing
-/// is remembered between batches. A batch no larger than a subset is taken whole.
+/// The loss is one without state, since it is asked several times a step; it sees each subset as a batch of its own
+/// (or, with a reference set, the chosen rows against the whole set). Draws are a function of `seed` and of the batch;
+/// nothing is remembered between batches. A batch no larger than a subset is taken whole. The distance is the loss's.
+/// Time of `num_trials` forward passes of the loss over a subset, memory of one; O(nm) pairs.
 ///
 /// # Source
 /// The idea of Shrivastava et al. 2016 \[shrivastava2016\], applied to batches.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let x = Tensor::new(&[[0f32], [1.], [3.], [9.]], &Device::Cpu)?;
+/// let contrastive = Contrastive { distance: Arc::new(Lp::raw(2.0)), config: ContrastiveConfig::default() };
+/// let miner = MaximumLoss::new(Arc::new(contrastive), 2, 50, 0)?;
+/// // Among fifty draws of two rows is the positive pair at 6, the hardest of all.
+/// let pairs = miner.mine(&Batch::new(&x, &[0, 0, 1, 1])?)?.to_pairs();
+/// assert_eq!((pairs.positive.anchor, pairs.positive.other), (vec![2, 3], vec![3, 2]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct MaximumLoss {
     objective: Objective,
@@ -28,7 +41,7 @@ pub struct MaximumLoss {
 }
 
 impl MaximumLoss {
-    /// A miner of pairs.
+    /// A miner of pairs: subsets of `output_batch_size` rows, `num_trials` of them (3 is usual).
     ///
     /// # Errors
     /// [`Error::Config`] for no rows or no trials.

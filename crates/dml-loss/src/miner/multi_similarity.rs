@@ -13,7 +13,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MultiSimilarityMinerConfig {
-    /// How near to the hardest pair of the other kind a pair must be.
+    /// ε: how near to the hardest pair of the other kind a pair must be; 0.1, for cosines.
     pub epsilon: f64,
 }
 
@@ -23,10 +23,27 @@ impl Default for MultiSimilarityMinerConfig {
     }
 }
 
-/// Positives farther than the closest negative less ε, and negatives closer than the farthest positive plus ε.
+/// Positives farther than the closest negative less ε, and negatives closer than the farthest positive plus ε, of each
+/// anchor.
+///
+/// An anchor without negatives keeps no positive, and the other way round. Cosine is usual; any distance with ε in its
+/// units. O(nm) time, O(nm) pairs.
 ///
 /// # Source
 /// Wang et al. 2019 \[wang2019ms\], equations 10 and 11.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let x = Tensor::new(&[[0f32], [2.], [3.], [9.]], &Device::Cpu)?;
+/// let config = MultiSimilarityMinerConfig { epsilon: 0.1 };
+/// let miner = MultiSimilarityMiner { distance: Arc::new(Lp::raw(2.0)), config };
+/// let pairs = miner.mine(&Batch::new(&x, &[0, 0, 1, 1])?)?.to_pairs();
+/// // Row 0 has its positive at 2, before its first negative at 3; row 3 has its positive at 6, as no negative is closer.
+/// assert_eq!((pairs.positive.anchor, pairs.positive.other), (vec![1, 2], vec![0, 3]));
+/// assert_eq!((pairs.negative.anchor, pairs.negative.other), (vec![1, 2, 2], vec![2, 0, 1]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct MultiSimilarityMiner {
     /// The distance.

@@ -13,9 +13,9 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PairMarginConfig {
-    /// Positive pairs farther than this are kept.
+    /// m₊: positive pairs farther than this are kept; 0.2, for Euclid of normalized rows.
     pub pos_margin: f64,
-    /// Negative pairs closer than this are kept.
+    /// m₋: negative pairs closer than this are kept; 0.8, for Euclid of normalized rows.
     pub neg_margin: f64,
 }
 
@@ -25,7 +25,23 @@ impl Default for PairMarginConfig {
     }
 }
 
-/// Positive pairs with D > m₊ and negative pairs with D < m₋, turned for similarities.
+/// Positive pairs with D > m₊ and negative pairs with D < m₋; for similarities s < m₊ and s > m₋.
+///
+/// With the margins of [`Contrastive`](crate::Contrastive) it keeps the pairs whose loss is not 0. Any distance,
+/// margins in its units. O(nm) time, O(nm) pairs.
+///
+/// # Source
+/// The pairs that cost something in Hadsell et al. 2006 \[hadsell2006\].
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let x = Tensor::new(&[[0f32], [1.], [1.5]], &Device::Cpu)?;
+/// let miner = PairMargin { distance: Arc::new(Lp::raw(2.0)), config: PairMarginConfig::default() };
+/// let pairs = miner.mine(&Batch::new(&x, &[0, 0, 1])?)?.to_pairs();
+/// assert_eq!((pairs.positive.len(), pairs.negative.len()), (2, 2)); // negatives at 0.5, not at 1.5
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct PairMargin {
     /// The distance.

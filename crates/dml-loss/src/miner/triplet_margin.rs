@@ -26,9 +26,9 @@ pub enum TripletKind {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TripletMarginMinerConfig {
-    /// The margin; the loss's own or a little more.
+    /// The margin, the loss's own or a little more; 0.2.
     pub margin: f64,
-    /// Which triplets.
+    /// Which triplets; all that violate the margin by default.
     pub type_of_triplets: TripletKind,
 }
 
@@ -38,10 +38,25 @@ impl Default for TripletMarginMinerConfig {
     }
 }
 
-/// All triplets of one kind.
+/// All triplets of one [kind](TripletKind), by Δ = D(a, n) − D(a, p); for similarities Δ = s(a, p) − s(a, n).
+///
+/// Any distance, the margin in its units. With p positives and q negatives an anchor: O(n·p·q) time, and as much memory
+/// if all are of that kind.
 ///
 /// # Source
 /// Schroff et al. 2015 \[schroff2015\], section 3.2.
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let x = Tensor::new(&[[0f32], [2.], [3.]], &Device::Cpu)?;
+/// let config = TripletMarginMinerConfig { margin: 1.5, type_of_triplets: TripletKind::SemiHard };
+/// let miner = TripletMarginMiner { distance: Arc::new(Lp::raw(2.0)), config };
+/// // (0, 1, 2): Δ = 3 − 2; (1, 0, 2): Δ = 1 − 2, a hard one.
+/// let triplets = miner.mine(&Batch::new(&x, &[0, 0, 1])?)?.to_triplets();
+/// assert_eq!((triplets.anchor, triplets.positive, triplets.negative), (vec![0], vec![1], vec![2]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct TripletMarginMiner {
     /// The distance.

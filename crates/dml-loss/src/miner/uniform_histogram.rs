@@ -14,13 +14,13 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UniformHistogramConfig {
-    /// Bins between the least and the largest distance of each kind of pair.
+    /// Bins between the least and the largest distance of each kind of pair; 100.
     pub num_bins: usize,
-    /// Positive pairs drawn from each bin that has any.
+    /// Positive pairs drawn from each bin that has any; 10.
     pub pos_per_bin: usize,
-    /// Negative pairs drawn from each bin that has any.
+    /// Negative pairs drawn from each bin that has any; 10.
     pub neg_per_bin: usize,
-    /// Seeds the draws.
+    /// Seeds the draws; 0.
     pub seed: u64,
 }
 
@@ -33,8 +33,24 @@ impl Default for UniformHistogramConfig {
 /// The same number of pairs, drawn with replacement, from each bin of the histogram of distances that is not empty;
 /// positive and negative pairs apart.
 ///
-/// Draws are a function of `seed` and of the batch's distances; nothing is remembered between batches. Any distance.
 /// A bin whose distances are rare is drawn as often as a crowded one, so the hardest and the easiest pairs are heard.
+/// Draws are a function of `seed` and of the batch's distances; nothing is remembered between batches. Any distance.
+/// O(nm) time and memory; at most `num_bins`·(`pos_per_bin` + `neg_per_bin`) pairs.
+///
+/// # Source
+/// pytorch-metric-learning's `UniformHistogramMiner`; the thought, to draw evenly over distances, is that of Wu et al.
+/// 2017 \[wu2017\].
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let x = Tensor::new(&[[0f32], [1.], [1.1], [9.]], &Device::Cpu)?;
+/// let config = UniformHistogramConfig { num_bins: 2, pos_per_bin: 3, neg_per_bin: 5, seed: 0 };
+/// let pairs = UniformHistogram::new(Arc::new(Lp::raw(2.0)), config)?.mine(&Batch::new(&x, &[0, 0, 1, 1])?)?.to_pairs();
+/// // Positive pairs at 1 and 7.9, negative ones about 1 and about 8.5: two bins each.
+/// assert_eq!((pairs.positive.len(), pairs.negative.len()), (2 * 3, 2 * 5));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct UniformHistogram {
     distance: Arc<dyn Distance>,

@@ -12,7 +12,7 @@ use crate::{Error, Parameter, Part, Regularizer, Result, Role, tensor::fill_unle
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CurvatureConfig {
-    /// Added to each curvature: where φ is flat (a max-affine piece) the logarithm stays finite.
+    /// ε, added to each curvature: where φ is flat (a max-affine piece) the logarithm stays finite. 10⁻⁶.
     pub eps: f64,
 }
 
@@ -23,12 +23,26 @@ impl Default for CurvatureConfig {
 }
 
 /// (log κ_i − mean of log κ)² over the segments from row i to row i + 1 (the last to the first), κ the mean second
-/// derivative of φ along the segment: κ = ⟨∇φ(x) − ∇φ(y), x − y⟩ / ‖x − y‖².
+/// derivative of φ along the segment: κ = ⟨∇φ(x) − ∇φ(y), x − y⟩ / ‖x − y‖² + ε.
 ///
 /// 0 for c‖x‖², and otherwise the spread of the logarithm of the curvature: it bounds the condition number of φ where
 /// the embeddings lie without asking for any particular scale. κ is (D_φ(x ‖ y) + D_φ(y ‖ x)) / ‖x − y‖², in closed
-/// form, so one first-order backward pass gives the gradient for φ's parameters and for the rows. O(nd). Pairs of equal
-/// rows are left out. Usual weights: 10⁻³ to 10⁻².
+/// form, so one first-order backward pass gives the gradient for φ's parameters and for the rows. O(kd) beside φ
+/// itself. Pairs of equal rows are left out. Usual weights: 10⁻³ to 10⁻².
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let rows = Tensor::new(&[[0.1f64, 1.], [2., 0.5], [0.7, 3.]], &Device::Cpu)?;
+/// let penalty = |phi: Arc<dyn phi::Generator>| -> Result<Option<f64>> {
+///     let penalty = Curvature::new(phi, CurvatureConfig::default())?.penalty(&rows)?;
+///     Ok(penalty.map(|p| p.to_scalar()).transpose()?)
+/// };
+/// // The squared norm is equally curved everywhere, the negative entropy (φ″ = 1/x) is not.
+/// assert!(penalty(Arc::new(phi::SquaredEuclidean))?.is_some_and(|p| p < 1e-20));
+/// assert!(penalty(Arc::new(phi::NegativeEntropy::orthant()))?.is_some_and(|p| p > 0.01));
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Curvature {
     generator: Arc<dyn Generator>,

@@ -7,10 +7,19 @@ use crate::{
     tensor::{download, entries, normalize_rows},
 };
 
-/// The cosine of each row to the row nearest to it in angle, itself left out: pushes the closest centers apart.
+/// The cosine of each row to the row nearest to it in angle, itself left out: pushes the closest centers apart. For
+/// class tables; O(k²d) time, O(k²) memory.
 ///
 /// # Source
 /// Zhao et al. 2019 \[zhao2019\], equation 7.
+/// # Examples
+/// ```
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let rows = Tensor::new(&[[1f64, 0.], [2., 0.], [0., 1.]], &Device::Cpu)?;
+/// let penalty = RegularFace.penalty(&rows)?.map(|p| p.to_scalar::<f64>()).transpose()?;
+/// assert!(penalty.is_some_and(|p| (p - 2.0 / 3.0).abs() < 1e-12));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RegularFace;
 

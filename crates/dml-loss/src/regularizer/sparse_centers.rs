@@ -24,10 +24,20 @@ pub struct SparseCentersConfig {
 /// √(2 − 2·cos(w, w′) + ε), the distance of directions, over the pairs of centers of one class; summed and divided by
 /// twice their number. It merges centers that a class has no use for.
 ///
-/// ε = 10⁻⁷ keeps the gradient finite where centers have merged.
+/// ε = 10⁻⁷ keeps the gradient finite where centers have merged. For the class tables of
+/// [`SoftTriple`](crate::SoftTriple) and of sub-centers; O(k²d) time, O(k²) memory. The paper's weight is 0.2.
 ///
 /// # Source
 /// Qian et al. 2019 \[qian2019\], equation 9.
+/// # Examples
+/// ```
+/// # use {candle_core::{Device, Tensor}, dml_loss::*};
+/// let rows = Tensor::new(&[[1f64, 0.], [0., 1.]], &Device::Cpu)?;
+/// let penalty = SparseCenters::new(SparseCentersConfig { centers_per_class: 2 })?.penalty(&rows)?;
+/// let penalty = penalty.map(|p| p.to_scalar::<f64>()).transpose()?;
+/// assert!(penalty.is_some_and(|p| (p - 0.5 * 2f64.sqrt()).abs() < 1e-7));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct SparseCenters {
     config: SparseCentersConfig,
