@@ -282,7 +282,7 @@ impl Attached {
                 out
             }
             Per::Row => {
-                let (slopes, m) = (T::slice(&self.slopes)?, self.matrix.m);
+                let (slopes, m) = (T::slice(&self.slopes)?, self.matrix.m.max(1));
                 let mut out = vec![T::ZERO; slopes.len()];
                 by_rows(&mut out, m, |start, out| {
                     let rows = out.chunks_exact_mut(m).zip(slopes[start..].chunks_exact(m));
