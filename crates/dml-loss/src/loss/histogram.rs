@@ -54,8 +54,8 @@ impl HistogramConfig {
 /// name it; only anchors with pairs of both kinds give any. Part `loss`, one for the batch.
 ///
 /// # Distances
-/// Cosine is usual. A distance without bounds has those of the batch, as constants, unless `range` is given, which must
-/// then hold all values. Row min(i, j) is the anchor of a pair, so its value under a divergence depends on the order of
+/// Cosine is usual. A distance without bounds has those of the batch, as constants, unless `range` is given; a value
+/// beyond it counts at the nearest edge, with gradient 0. Row min(i, j) is the anchor of a pair, so its value under a divergence depends on the order of
 /// the rows: symmetrize ([`BregmanDistance::symmetrized`](crate::BregmanDistance::symmetrized)), or compare with a
 /// separate reference set, where every pair (row, column) counts.
 /// # Cost
@@ -130,9 +130,14 @@ impl Loss for Histogram {
 
         let (low, width) = far.bins(self.bins);
         let place = |at: usize| {
-            let x = ((values[at] - low) / width).max(0.0);
+            let x = ((values[at] - low) / width).clamp(0.0, self.bins as f64);
             let bin = (x.floor() as usize).min(self.bins - 1);
             (bin, x - bin as f64)
+        };
+        // What lies beyond the range counts at its edge, and does not move there.
+        let scale = |at: usize, pairs: &[usize]| {
+            let inside = (0.0..=self.bins as f64).contains(&((values[at] - low) / width));
+            if inside { 1.0 / (width * pairs.len() as f64) } else { 0.0 }
         };
         let density = |pairs: &[usize]| {
             let (mut p, share) = (vec![0.0; self.bins + 1], 1.0 / pairs.len() as f64);
@@ -152,10 +157,10 @@ impl Loss for Histogram {
         let value = p_neg.iter().zip(&farther).map(|(p, f)| p * f).sum();
         let mut slopes = vec![0.0; n * m];
         for &at in &negative {
-            slopes[at] = -p_pos[place(at).0] / (width * negative.len() as f64);
+            slopes[at] = -p_pos[place(at).0] * scale(at, &negative);
         }
         for &at in &positive {
-            slopes[at] = p_neg[place(at).0 + 1] / (width * positive.len() as f64);
+            slopes[at] = p_neg[place(at).0 + 1] * scale(at, &positive);
         }
         Ok(vec![Part::whole("loss", far.whole(value, slopes)?)])
     }
