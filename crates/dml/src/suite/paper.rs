@@ -316,13 +316,7 @@ impl Problem {
             if height > SIDE || width > SIDE { vec![Arc::new(reduce)] } else { Vec::new() };
         let normalization = self.train.set.statistics(&self.train.indices)?;
         let pipeline = Pipeline::new(transforms)?.with_normalization(normalization);
-        let images = |set: &Arc<ImageSet>| Images {
-            source: set.clone(),
-            training: pipeline.clone(),
-            evaluation: pipeline.clone(),
-            workers: 1,
-        };
-        Ok([images(&self.train.set), images(&self.test.set)])
+        Ok([&self.train.set, &self.test.set].map(|set| Images::in_memory(set.clone(), pipeline.clone())))
     }
 
     fn run(&self, problem: &MetricConfig, training: &TrainConfig, watch: &Watch<'_>) -> Result<Record> {
