@@ -20,6 +20,7 @@ pub(super) struct Facts<'a> {
     pub problems: &'a [Problem],
     pub workers: usize,
     pub elapsed: Duration,
+    pub manifest: &'a Manifest,
     pub command: &'a str,
 }
 
@@ -155,10 +156,9 @@ fn data(facts: &Facts<'_>) -> Result<Section> {
         "The sets, as they were found; the official numbers are of training and test images.",
         columns,
     );
-    let manifest = Manifest::builtin()?;
     let mut details = Vec::new();
     for (set, name) in facts.sets.iter().zip(&facts.config.datasets) {
-        let official = manifest.get(name)?;
+        let official = facts.manifest.get(name)?;
         let count = |part: Part| official.images.get(&part).map_or_else(|| "–".to_owned(), |&n| grouped(n));
         let official = format!("{} + {}", count(Part::Train), count(Part::Test));
         match set {
