@@ -48,7 +48,8 @@ pub fn run(flags: &Reproduce) -> anyhow::Result<()> {
                 config.datasets.clone_from(&flags.datasets);
             }
             let dir = dml_data::data_dir();
-            let places = Places { dir: &dir, mirror: flags.mirror.as_deref() };
+            let manifest = dml_data::Manifest::builtin()?;
+            let places = Places { dir: &dir, mirror: flags.mirror.as_deref(), manifest: &manifest };
             paper::run(&config, places, &options, &command)?
         }
     };

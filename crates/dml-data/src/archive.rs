@@ -1,10 +1,12 @@
 //! Archives of several files, `.tar.gz` and `.zip`: walked through, read by index, or unpacked once.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, BufReader, Read, Seek, SeekFrom},
     path::{Component, Path, PathBuf},
+    rc::Rc,
 };
 
 use flate2::{
@@ -164,22 +166,48 @@ fn packing(path: &Path) -> Result<Packing> {
 fn visit_tar(path: &Path, visit: &mut dyn FnMut(&str, &mut dyn Read) -> Result<bool>) -> Result<()> {
     let file =
         BufReader::with_capacity(1 << 16, File::open(path).map_err(Error::io(path, "open this file"))?);
-    let mut archive = tar::Archive::new(MultiGzDecoder::new(file));
+    let left = Rc::new(Cell::new(MAX_BETWEEN_FILES));
+    let stream = Limited { reader: MultiGzDecoder::new(file), left: left.clone() };
+    let mut archive = tar::Archive::new(stream);
     let whole = |e: &io::Error| damaged(path, "its list of files", e);
     for entry in archive.entries().map_err(|e| whole(&e))? {
         let mut entry = entry.map_err(|e| whole(&e))?;
-        if !entry.header().entry_type().is_file() {
-            continue;
-        }
-        let name = plain_name(&String::from_utf8_lossy(&entry.path_bytes()));
+        left.set(u64::MAX);
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         // A name that leads out of the archive is none of the files of a set.
-        if let Some(name) = name
-            && !visit(&name, &mut entry)?
+        if entry.header().entry_type().is_file()
+            && let Some(plain) = plain_name(&name)
+            && !visit(&plain, &mut entry)?
         {
             return Ok(());
         }
+        io::copy(&mut entry, &mut io::sink()).map_err(|e| damaged(path, &name, &e))?;
+        left.set(MAX_BETWEEN_FILES);
     }
     Ok(())
+}
+
+/// Long names lie between the files and are read whole, and a packed stream of a few kilobytes can hold gigabytes.
+const MAX_BETWEEN_FILES: u64 = 16 << 20;
+
+/// A reader that refuses to go beyond what is left.
+struct Limited<R> {
+    reader: R,
+    left: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.get();
+        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        if most == 0 && !buffer.is_empty() {
+            let why = format!("more than {MAX_BETWEEN_FILES} bytes between two files");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        let n = self.reader.read(&mut buffer[..most])?;
+        self.left.set(left - n as u64);
+        Ok(n)
+    }
 }
 
 /// A path with `/`, without leading `./`; `None` if it leads elsewhere.
@@ -418,6 +446,27 @@ mod tests {
         fs::remove_file(&path).unwrap();
         assert_eq!(unpack(&path)?, unpacked);
         Ok(())
+    }
+
+    #[test]
+    fn a_name_that_does_not_end_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.tgz");
+        let mut tar = tar::Builder::new(GzEncoder::new(File::create(&path).unwrap(), Compression::fast()));
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::GNULongName);
+        header.set_size(4 * MAX_BETWEEN_FILES);
+        header.set_cksum();
+        tar.append(&header, io::repeat(b'a').take(4 * MAX_BETWEEN_FILES)).unwrap();
+        tar.into_inner().unwrap().finish().unwrap();
+        assert!(fs::metadata(&path).unwrap().len() < MAX_BETWEEN_FILES / 10);
+        assert_eq!(
+            read(&path, 10, &|_| true).unwrap_err().to_string(),
+            format!(
+                "{}: its list of files: more than 16777216 bytes between two files; fetch the file again",
+                path.display()
+            )
+        );
     }
 
     #[test]

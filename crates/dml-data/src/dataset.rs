@@ -4,7 +4,11 @@ use std::{borrow::Cow, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::{Error, Item, Result, Source, Split, TrainSize, format::idx, split};
+use crate::{
+    Error, Item, Result, Source, Split, TrainSize,
+    format::{FETCH_AGAIN, idx},
+    split,
+};
 
 /// What [`ImageSet::tensor`] does to a pixel p ∈ 0 … 255 of channel k: (p / 255 − mean\[k\]) / std\[k\].
 #[derive(Debug, Clone, PartialEq)]
@@ -147,6 +151,14 @@ impl ImageSet {
                 n_images: n,
                 labels: labels_path.to_owned(),
                 n_labels: labels.data.len(),
+            });
+        }
+        if n == 0 {
+            return Err(Error::Corrupt {
+                path: images_path.to_owned(),
+                offset: 4,
+                why: "the header says that there are no images, expected at least one".to_owned(),
+                remedy: FETCH_AGAIN,
             });
         }
         if let Some(i) = labels.data.iter().position(|&label| usize::from(label) >= class_names.len()) {

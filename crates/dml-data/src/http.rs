@@ -1,6 +1,6 @@
 //! One HTTP request for the rest of a file, with what a download needs to know of the answer.
 
-use std::{io::Read, time::Duration};
+use std::{io::Read, path::PathBuf, time::Duration};
 
 use ureq::{
     Agent, Proxy,
@@ -18,6 +18,9 @@ pub struct Network {
     pub no_proxy: Vec<String>,
     /// What takes the place of `https://huggingface.co` in addresses.
     pub hub_endpoint: Option<String>,
+    /// A PEM file with the certificates of the authorities to trust, in place of the usual ones: where a proxy signs
+    /// for all others, or a mirror for itself.
+    pub certificates: Option<PathBuf>,
     /// How long a connection may take, and how long a server may send nothing.
     pub timeout: Duration,
     /// How often an address is tried again without getting further.
@@ -34,6 +37,7 @@ impl Default for Network {
             https_proxy: None,
             no_proxy: Vec::new(),
             hub_endpoint: None,
+            certificates: None,
             timeout: Duration::from_secs(30),
             retries: 4,
             backoff: Duration::from_millis(500),
@@ -42,8 +46,8 @@ impl Default for Network {
 }
 
 impl Network {
-    /// As the environment says: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` in upper or lower case, and
-    /// `HF_ENDPOINT`.
+    /// As the environment says: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` in upper or lower case,
+    /// `HF_ENDPOINT` and `SSL_CERT_FILE`.
     pub fn from_env() -> Self {
         Self::from_variables(&|name| std::env::var(name).ok())
     }
@@ -63,6 +67,7 @@ impl Network {
                 .filter(|h| !h.is_empty())
                 .collect(),
             hub_endpoint: variable("HF_ENDPOINT").filter(|value| !value.trim().is_empty()),
+            certificates: variable("SSL_CERT_FILE").filter(|path| !path.is_empty()).map(PathBuf::from),
             ..Self::default()
         }
     }
@@ -134,7 +139,11 @@ pub(crate) fn get(
         },
         None => None,
     };
-    let agent: Agent = Agent::config_builder()
+    let config = Agent::config_builder();
+    #[cfg(feature = "tls")]
+    let config =
+        config.tls_config(ureq::tls::TlsConfig::builder().root_certs(trusted(network, url)?).build());
+    let agent: Agent = config
         .proxy(proxy)
         .http_status_as_error(false)
         .timeout_connect(Some(network.timeout))
@@ -173,6 +182,31 @@ pub(crate) fn get(
     Ok(Answer { start, total, validator, body: Box::new(response.into_body().into_reader()) })
 }
 
+/// The authorities whose signature a server of `url` needs.
+#[cfg(feature = "tls")]
+fn trusted(network: &Network, url: &str) -> Result<ureq::tls::RootCerts, Refusal> {
+    use ureq::tls::{PemItem, RootCerts, parse_pem};
+    let Some(path) = &network.certificates else { return Ok(RootCerts::WebPki) };
+    let read = || {
+        let pem = std::fs::read(path).map_err(|e| format!("cannot be read ({e})"))?;
+        let mut certificates = Vec::new();
+        for item in parse_pem(&pem) {
+            if let PemItem::Certificate(certificate) = item.map_err(|e| format!("are damaged ({e})"))? {
+                certificates.push(certificate);
+            }
+        }
+        if certificates.is_empty() { Err("are none".to_owned()) } else { Ok(certificates) }
+    };
+    match read() {
+        Ok(certificates) => Ok(certificates.into()),
+        Err(why) if url.starts_with("https://") => Err(Refusal::Final(format!(
+            "the certificates to trust, {}, {why}; let SSL_CERT_FILE name others",
+            path.display()
+        ))),
+        Err(_) => Ok(RootCerts::WebPki), // a server without TLS needs none
+    }
+}
+
 /// `bytes START-END/TOTAL`: start and total.
 fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     let text = headers.get("content-range")?.to_str().ok()?;
@@ -183,6 +217,10 @@ fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
 fn refusal(error: &ureq::Error, network: &Network) -> Refusal {
     match error {
         ureq::Error::Timeout(_) => Refusal::Passing(stalled(network)),
+        // A certificate that is not trusted will not be so the next time.
+        ureq::Error::Io(e) if e.to_string().starts_with("invalid peer certificate") => {
+            Refusal::Final(format!("{e}; SSL_CERT_FILE may name a PEM file of certificates to trust"))
+        }
         ureq::Error::HostNotFound
         | ureq::Error::ConnectionFailed
         | ureq::Error::Io(_)
@@ -233,7 +271,8 @@ mod tests {
 
     #[test]
     fn one_proxy_for_all_and_none_for_none() {
-        let all = network(&[("all_proxy", "http://p:1"), ("HTTPS_PROXY", " ")]);
+        let all = network(&[("all_proxy", "http://p:1"), ("HTTPS_PROXY", " "), ("SSL_CERT_FILE", "own.pem")]);
+        assert_eq!(all.certificates, Some("own.pem".into()));
         assert_eq!(all.proxy("https://a.org/"), Some("http://p:1"));
         assert_eq!(all.proxy("http://a.org/"), Some("http://p:1"));
         let none = network(&[("ALL_PROXY", "http://p:1"), ("no_proxy", "*")]);

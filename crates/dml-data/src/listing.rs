@@ -29,7 +29,7 @@ impl Listing {
     /// # Errors
     /// [`Error::Io`] when the file cannot be read; [`Error::Line`] names the line and what is wrong with it: a
     /// column that is missing, repeated or unknown, an empty path or label, a number that is none, a box that is
-    /// not complete or empty; a list without images.
+    /// not complete or empty; a list without images, or of more than 1 GiB.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let file = std::fs::File::open(path).map_err(Error::io(path, "open this file"))?;
@@ -60,7 +60,7 @@ impl Listing {
             why,
             remedy: "see the documentation of `Listing` for the columns",
         };
-        let mut csv = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(reader.take(MAX_BYTES));
+        let mut csv = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(reader.take(MAX_BYTES + 1));
         let broken = |e: csv::Error| {
             let line = e.position().map_or(1, csv::Position::line);
             match e.into_kind() {
@@ -137,6 +137,10 @@ impl Listing {
                 ["path", "label", "split", "group"].map(|name| field(name).to_owned());
             rows.push((path, label, split, group, crop));
         }
+        // What lies beyond was not read, and the last row may have been cut.
+        if csv.position().byte() > MAX_BYTES {
+            return Err(fault(csv.position().line(), format!("more than the {MAX_BYTES} bytes allowed")));
+        }
         if rows.is_empty() {
             return Err(fault(1, "a list without images".to_owned()));
         }
@@ -181,6 +185,33 @@ mod tests {
         assert_eq!(set.name(0).unwrap(), "sets/a, b.jpg");
         assert_eq!(set.name(2).unwrap(), "/abs/d.jpg");
         assert_eq!(splits, BTreeMap::from([("query".to_owned(), vec![1]), ("train".to_owned(), vec![0, 2])]));
+        Ok(())
+    }
+
+    #[test]
+    fn quotes_line_ends_and_a_mark_of_the_byte_order_are_those_of_csv() -> Result<()> {
+        let plain = "path,label\na.jpg,owl\nb.jpg,kite\n";
+        let same = [
+            plain.replace('\n', "\r\n"),
+            plain.replace('\n', "\r"),
+            format!("\u{feff}{plain}"),
+            "\u{feff}\"path\",\"label\"\r\n\"a.jpg\",\"owl\"\r\n\"b.jpg\",\"kite\"\r\n".to_owned(),
+            "path, label\n\n a.jpg,owl \n\nb.jpg,kite".to_owned(),
+        ];
+        for text in same {
+            let set = parse(&text)?.set;
+            let names = [0, 1].map(|i| set.name(i).unwrap());
+            assert_eq!(names, ["sets/a.jpg", "sets/b.jpg"], "{text:?}");
+            assert_eq!(
+                (set.class_names(), set.labels()),
+                (&["kite", "owl"].map(String::from)[..], &[1, 0][..])
+            );
+        }
+        let odd = "path,label\n\"say \"\"a\"\",\n1.jpg\",\"x,y\"\n";
+        assert_eq!(parse(odd)?.set.name(0).unwrap(), "sets/say \"a\",\n1.jpg");
+        // A quote that is not closed swallows the rest.
+        let open = parse(&format!("{odd}\"open.jpg,owl\nb.jpg,kite\n")).unwrap_err().to_string();
+        assert!(open.starts_with("sets/list.csv:4: 1 columns, expected 2 as in the first line; "), "{open}");
         Ok(())
     }
 

@@ -3,78 +3,15 @@
 //! Real images come from `fixtures/excerpts`; pixel values are those that NumPy and Pillow read from the same sets.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
-use std::{
-    fs::{self, File},
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::fs::{self, File};
 
 use dml_data::{Benchmark, BoundingBox, Completeness, ImageSet, Item, Source, Subset, benchmark};
-use flate2::{Compression, write::GzEncoder};
+use official::{
+    Data, IDX, INSHOP, cars, cifar100, cub, fixture, inshop, inshop_partition, sop, stl10, stl10_value,
+};
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
-
-/// A folder of data sets with one set in it.
-struct Data {
-    dir: tempfile::TempDir,
-    set: String,
-}
-
-impl Data {
-    fn new(set: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join(set)).unwrap();
-        Self { dir, set: set.to_owned() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        let path = self.dir.path().join(&self.set).join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        path
-    }
-
-    fn copy(&self, from: &str, name: &str) {
-        fs::copy(fixture(from), self.path(name)).unwrap();
-    }
-
-    fn put(&self, name: &str, content: &[u8]) {
-        fs::write(self.path(name), content).unwrap();
-    }
-
-    fn tar_gz(&self, name: &str, files: &[(&str, Vec<u8>)]) {
-        let file = File::create(self.path(name)).unwrap();
-        let mut tar = tar::Builder::new(GzEncoder::new(file, Compression::fast()));
-        for (name, content) in files {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(content.len() as u64);
-            header.set_mode(0o644);
-            tar.append_data(&mut header, name, &content[..]).unwrap();
-        }
-        tar.into_inner().unwrap().finish().unwrap();
-    }
-
-    fn zip(&self, name: &str, files: &[(&str, Vec<u8>)]) {
-        let mut zip = zip::ZipWriter::new(File::create(self.path(name)).unwrap());
-        let stored =
-            zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-        for (name, content) in files {
-            zip.start_file(*name, stored).unwrap();
-            zip.write_all(content).unwrap();
-        }
-        zip.finish().unwrap();
-    }
-
-    fn open(&self) -> Benchmark {
-        benchmark(&self.set, self.dir.path()).unwrap()
-    }
-
-    fn error(&self) -> String {
-        let message = benchmark(&self.set, self.dir.path()).unwrap_err().to_string();
-        message.replace(&self.dir.path().join(&self.set).display().to_string(), "SET")
-    }
-}
+#[path = "benchmarks/official.rs"]
+mod official;
 
 fn memory(subset: &Subset) -> &ImageSet {
     subset.set.images().unwrap()
@@ -103,13 +40,6 @@ fn crop_of(source: &dyn Source, i: usize) -> Option<BoundingBox> {
     let Item::Encoded { crop, .. } = source.item(i).unwrap() else { panic!() };
     crop
 }
-
-const IDX: [&str; 4] = [
-    "train-images-idx3-ubyte.gz",
-    "train-labels-idx1-ubyte.gz",
-    "t10k-images-idx3-ubyte.gz",
-    "t10k-labels-idx1-ubyte.gz",
-];
 
 #[test]
 fn mnist_and_its_kin() {
@@ -182,21 +112,7 @@ fn cifar10_from_the_archive_and_unpacked_with_as_many_batches_as_there_are() {
 #[test]
 fn cifar100_has_super_classes() {
     let data = Data::new("cifar100");
-    let record = |group: u8, label: u8| {
-        let mut record = vec![group, label];
-        record.extend((0..3072).map(|i| (i % 251) as u8 ^ label));
-        record
-    };
-    let names: String = (0..100).map(|i| format!("fine_{i}\n")).collect();
-    data.tar_gz(
-        "cifar-100-binary.tar.gz",
-        &[
-            ("cifar-100-binary/coarse_label_names.txt", b"aquatic\n".to_vec()),
-            ("cifar-100-binary/fine_label_names.txt", (names + "\n").into_bytes()),
-            ("cifar-100-binary/test.bin", record(3, 99)),
-            ("cifar-100-binary/train.bin", [record(19, 0), record(4, 49), record(4, 50)].concat()),
-        ],
-    );
+    data.tar_gz("cifar-100-binary.tar.gz", &cifar100());
     let opened = data.open();
     let closed = opened.closed_set.unwrap();
     let train = memory(&closed.train);
@@ -230,33 +146,9 @@ fn svhn_counts_ten_as_zero() {
 
 #[test]
 fn stl10_has_columns_first_and_unlabelled_images() {
-    const SIZE: usize = 3 * 96 * 96;
     let data = Data::new("stl10");
-    // Channel k, row r, column c of image i, written column by column.
-    let value = |i: usize, k: usize, r: usize, c: usize| (i * 31 + k * 67 + r * 5 + c * 3) as u8;
-    let images = |range: std::ops::Range<usize>| {
-        let mut bytes = Vec::with_capacity(range.len() * SIZE);
-        for i in range {
-            for k in 0..3 {
-                for c in 0..96 {
-                    bytes.extend((0..96).map(|r| value(i, k, r, c)));
-                }
-            }
-        }
-        bytes
-    };
-    data.tar_gz(
-        "stl10_binary.tar.gz",
-        &[
-            ("stl10_binary/test_X.bin", images(0..2)),
-            ("stl10_binary/test_y.bin", vec![10, 6]),
-            ("stl10_binary/class_names.txt", b"airplane\nbird\n".to_vec()),
-            ("stl10_binary/fold_indices.txt", b"0 1\n".to_vec()),
-            ("stl10_binary/train_X.bin", images(2..5)),
-            ("stl10_binary/train_y.bin", vec![1, 5, 6]),
-            ("stl10_binary/unlabeled_X.bin", images(5..9)),
-        ],
-    );
+    let value = stl10_value;
+    data.tar_gz("stl10_binary.tar.gz", &stl10());
     for _ in 0..2 {
         // The second time from what the first unpacked; the archive may be gone.
         let opened = data.open();
@@ -346,30 +238,6 @@ fn omniglot_classes_are_characters_of_alphabets() {
     assert!(data.error().contains("Keble/character01/1_01.png: "), "{}", data.error());
 }
 
-/// Three birds of two species and one of a species beyond the hundredth.
-fn cub() -> Vec<(&'static str, Vec<u8>)> {
-    let classes: String = (1..=200).map(|i| format!("{i} {i:03}.Species_{i}\n")).collect();
-    let text = |text: &str| text.as_bytes().to_vec();
-    vec![
-        ("attributes.txt", text("1 has_bill_shape\n")),
-        ("CUB_200_2011/README", text("read me\n")),
-        (
-            "CUB_200_2011/bounding_boxes.txt",
-            text("1 60.0 27.0 325.0 304.0\n2 0.0 1.0 2.0 3.0\n3 5.0 6.0 7.0 8.0\n"),
-        ),
-        ("CUB_200_2011/classes.txt", classes.into_bytes()),
-        ("CUB_200_2011/image_class_labels.txt", text("1 1\n2 1\n3 101\n")),
-        (
-            "CUB_200_2011/images.txt",
-            text("1 001.Species_1/A.jpg\n2 001.Species_1/B.jpg\n3 101.Species_101/C.jpg\n"),
-        ),
-        ("CUB_200_2011/images/001.Species_1/A.jpg", text("picture A")),
-        ("CUB_200_2011/images/001.Species_1/B.jpg", text("picture B")),
-        ("CUB_200_2011/images/101.Species_101/C.jpg", text("picture C")),
-        ("CUB_200_2011/train_test_split.txt", text("1 0\n2 1\n3 1\n")),
-    ]
-}
-
 #[test]
 fn cub_is_split_by_species_and_officially() {
     let data = Data::new("cub200");
@@ -407,7 +275,7 @@ fn cub_is_split_by_species_and_officially() {
         let name = format!("CUB_200_2011/{list}.txt");
         // Unpacked by hand, which is read as it lies there.
         for (file, good) in cub() {
-            data.put(file, if file == name { content.as_bytes() } else { &good });
+            data.put(&file, if file == name { content.as_bytes() } else { &good });
         }
         let got = data.error();
         assert!(got.ends_with(&format!("{message}; fetch archive and lists from the same source")), "{got}");
@@ -418,10 +286,7 @@ fn cub_is_split_by_species_and_officially() {
 fn cars_have_their_annotations_in_a_mat_file() {
     let data = Data::new("cars196");
     data.copy("cars_packed.mat", "cars_annos.mat");
-    let picture = |i: u8| vec![i; 3];
-    let names: Vec<String> = (1..=4).map(|i| format!("car_ims/{i:06}.jpg")).collect();
-    let files: Vec<_> = names.iter().map(String::as_str).zip((1..=4).map(picture)).collect();
-    data.tar_gz("car_ims.tgz", &files);
+    data.tar_gz("car_ims.tgz", &cars());
     let opened = data.open();
     // Two models only: none beyond the 98th is left to test on.
     assert!(opened.zero_shot.is_none());
@@ -440,21 +305,6 @@ fn cars_have_their_annotations_in_a_mat_file() {
         data.error(),
         "SET/cars_annos.mat: byte 128: no struct `annotations`; give the cars_annos.mat that belongs to car_ims.tgz"
     );
-}
-
-fn sop(test: &str) -> Vec<(&'static str, Vec<u8>)> {
-    let head = "image_id class_id super_class_id path\n";
-    let train = format!(
-        "{head}1 1 1 bicycle_final/1_0.JPG\n2 1 1 bicycle_final/1_1.JPG\n3 2 12 table_final/2_0.JPG\n"
-    );
-    vec![
-        ("Stanford_Online_Products/bicycle_final/1_0.JPG", b"one".to_vec()),
-        ("Stanford_Online_Products/bicycle_final/1_1.JPG", b"two".to_vec()),
-        ("Stanford_Online_Products/table_final/2_0.JPG", b"three".to_vec()),
-        ("Stanford_Online_Products/table_final/11319_0.JPG", b"four".to_vec()),
-        ("Stanford_Online_Products/Ebay_train.txt", train.into_bytes()),
-        ("Stanford_Online_Products/Ebay_test.txt", format!("{head}{test}").into_bytes()),
-    ]
 }
 
 #[test]
@@ -491,19 +341,8 @@ fn online_products_are_read_through_the_index_of_the_zip() {
 #[test]
 fn in_shop_queries_are_looked_up_in_the_gallery() {
     let data = Data::new("inshop");
-    let rows = "img/WOMEN/Dresses/id_00000002/02_1_front.jpg id_00000002 train\n\
-                img/WOMEN/Dresses/id_00000002/02_2_side.jpg  id_00000002 train\n\
-                img/MEN/Denim/id_00000009/01_1_front.jpg     id_00000009 query\n\
-                img/MEN/Denim/id_00000009/01_2_side.jpg      id_00000009 gallery\n";
-    let pictures: Vec<_> = rows.lines().map(|row| row.split_whitespace().next().unwrap()).collect();
-    let partition = |n: usize| format!("{n}\nimage_name item_id evaluation_status\n{rows}");
     // The lists lie where the official folders have them.
-    data.put("Eval/list_eval_partition.txt", partition(4).as_bytes());
-    let boxes =
-        format!("4\nimage_name clothes_type pose_type x_1 y_1 x_2 y_2\n{}  3 1 50 49 208 235\n", pictures[0]);
-    data.put("Anno/list_bbox_inshop.txt", boxes.as_bytes());
-    let files: Vec<_> = pictures.iter().map(|&path| (path, path.as_bytes().to_vec())).collect();
-    data.zip("Img/img.zip", &files);
+    inshop(&data);
     let opened = data.open();
     let protocol = opened.zero_shot.unwrap();
     let gallery = protocol.gallery.unwrap();
@@ -514,10 +353,10 @@ fn in_shop_queries_are_looked_up_in_the_gallery() {
     assert_eq!(source.class_names(), ["id_00000002", "id_00000009"]);
     assert_eq!(crop_of(source, 0), Some(BoundingBox { x: 50, y: 49, width: 158, height: 186 }));
     assert_eq!(crop_of(source, 1), None);
-    assert_eq!(bytes_of(source, 3), pictures[3].as_bytes());
+    assert_eq!(bytes_of(source, 3), INSHOP[3].0.as_bytes());
     let what = "train has 2 images of 25882; test has 2 images of 26830";
     assert_eq!(opened.completeness, partial("inshop", what));
-    data.put("Eval/list_eval_partition.txt", partition(5).as_bytes());
+    data.put("Eval/list_eval_partition.txt", inshop_partition(5).as_bytes());
     assert!(
         data.error().contains("list_eval_partition.txt:1: 5 rows announced, 4 there"),
         "{}",

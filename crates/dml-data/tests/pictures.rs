@@ -170,6 +170,53 @@ fn a_truncated_or_damaged_file_is_an_error_with_its_name() -> Result<()> {
     Ok(())
 }
 
+/// A PNG file of these pixels, written by the png crate.
+fn png<P>(pixels: &[P::Subpixel]) -> Vec<u8>
+where
+    P: image::PixelWithColorType,
+    [P::Subpixel]: image::EncodableLayout,
+{
+    let mut out = std::io::Cursor::new(Vec::new());
+    let width = (pixels.len() / usize::from(P::CHANNEL_COUNT)) as u32;
+    let image = image::ImageBuffer::<P, _>::from_raw(width, 1, pixels).unwrap();
+    image.write_to(&mut out, image::ImageFormat::Png).unwrap();
+    out.into_inner()
+}
+
+#[test]
+fn of_sixteen_bits_the_upper_eight_are_taken() -> Result<()> {
+    // What Pillow 13 gives for red, green and blue; its grey of 16 bits is cut off at 255 instead.
+    let values = [0u16, 1, 127, 128, 255, 256, 32_767, 32_768, 65_407, 65_408, 65_535];
+    let upper = [0u8, 0, 0, 0, 0, 1, 127, 128, 255, 255, 255];
+    let each = |n: usize| values.iter().flat_map(|&v| vec![v; n]).collect::<Vec<u16>>();
+    for file in [
+        png::<image::Luma<u16>>(&each(1)),
+        png::<image::LumaA<u16>>(&each(2)),
+        png::<image::Rgb<u16>>(&each(3)),
+        png::<image::Rgba<u16>>(&each(4)),
+    ] {
+        assert_eq!(decode(&file, 1, "")?.pixels(), upper);
+        assert_eq!(decode(&file, 3, "")?.pixels(), upper.map(|v| [v; 3]).as_flattened());
+    }
+    Ok(())
+}
+
+#[test]
+fn pictures_without_pixels_are_errors() {
+    let all = reference();
+    let mut jpeg = bytes(&all["file.jpeg-grey"]);
+    let frame = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+    jpeg[frame + 5..frame + 7].copy_from_slice(&[0, 0]); // no rows
+    let mut png = bytes(&all["file.png-grey"]);
+    png[16..20].copy_from_slice(&[0; 4]); // no columns
+    for (file, name) in [(Vec::new(), "empty.jpg"), (jpeg, "flat.jpg"), (png, "thin.png")] {
+        match decode(&file, 3, name) {
+            Err(Error::Decode { name: named, .. }) => assert_eq!(named, name),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
 #[test]
 fn a_header_that_claims_too_much_allocates_nothing() {
     // 65,500 × 65,500 pixels by the frame header of a JPEG file of a few bytes.
@@ -181,4 +228,37 @@ fn a_header_that_claims_too_much_allocates_nothing() {
     let mut file = bytes(&all["file.png-grey"]);
     file[16..24].copy_from_slice(&[0x7f, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff]);
     assert!(decode(&file, 3, "bomb.png").is_err());
+    // 16,384 × 16,384 pixels are allowed, where there are bytes for them.
+    let mut file = bytes(&all["file.jpeg-grey"]);
+    file[frame + 5..frame + 9].copy_from_slice(&[0x40, 0, 0x40, 0]);
+    let message = decode(&file, 3, "large.jpg").unwrap_err().to_string();
+    assert!(message.contains("is truncated: 16384 × 16384 pixels cannot be in"), "{message}");
+    let mut file = bytes(&all["file.png-grey"]);
+    file[16..24].copy_from_slice(&[0, 0, 0x40, 0, 0, 0, 0x40, 0]);
+    let mut checksum = flate2::Crc::new();
+    checksum.update(&file[12..29]);
+    file[29..33].copy_from_slice(&checksum.sum().to_be_bytes());
+    let message = decode(&file, 3, "large.png").unwrap_err().to_string();
+    assert!(message.contains("Memory limit exceeded"), "{message}");
+}
+
+#[test]
+fn a_picture_of_one_colour_is_no_bomb() -> Result<()> {
+    // The fewest bytes a pixel that an encoder makes of it.
+    let mut out = std::io::Cursor::new(Vec::new());
+    let encoder = image::codecs::png::PngEncoder::new_with_quality(
+        &mut out,
+        image::codecs::png::CompressionType::Best,
+        image::codecs::png::FilterType::NoFilter,
+    );
+    let side = 4096;
+    let pixels = vec![0; (side * side) as usize];
+    image::ImageEncoder::write_image(encoder, &pixels, side, side, image::ExtendedColorType::L8).unwrap();
+    assert!(decode(&out.into_inner(), 1, "black.png")?.pixels() == pixels);
+    let mut out = Vec::new();
+    let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut out, 1);
+    image::ImageEncoder::write_image(encoder, &pixels, side, side, image::ExtendedColorType::L8).unwrap();
+    let image = decode(&out, 1, "black.jpg")?;
+    assert!((image.height(), image.width()) == (4096, 4096) && image.pixels().iter().all(|&v| v < 8));
+    Ok(())
 }

@@ -88,6 +88,7 @@ pub struct SuiteOptions<'a> {
 struct Stored {
     fingerprint: String,
     wall_s: f64,
+    train_s: f64,
     data_wait_s: f64,
     record: Record,
 }
@@ -101,8 +102,8 @@ pub struct Finished {
     pub record: Record,
     /// Seconds it took, in the start that finished it.
     pub wall_s: f64,
-    /// Seconds of these that its steps waited for data.
-    pub data_wait_s: f64,
+    /// The time of its training steps, which is part of that.
+    pub trained: Elapsed,
 }
 
 /// The marker of a suite whose report was written: the next start begins anew.
@@ -219,34 +220,33 @@ fn run_job(
     (program, &job.id, &job.config).hash(&mut hasher);
     let fingerprint = format!("{:016x}", hasher.finish());
     let path = folder.join("record.toml");
-    if let Some(Stored { wall_s, data_wait_s, record, .. }) = read_record(&path, &fingerprint)? {
+    if let Some(Stored { wall_s, train_s, data_wait_s, record, .. }) = read_record(&path, &fingerprint)? {
         progress.skip(&job.id, job.steps);
-        return Ok(Finished { id: job.id.clone(), record, wall_s, data_wait_s });
+        let trained = Elapsed { wall_s: train_s, data_wait_s };
+        return Ok(Finished { id: job.id.clone(), record, wall_s, trained });
     }
     atomic::write(folder.join("config.toml"), &job.config)?;
     let line = progress.start(&job.id, job.steps);
     let checkpoint = folder.join("checkpoint.safetensors");
     let start = Instant::now();
-    let training = Mutex::new(Vec::<Elapsed>::new());
+    let trained = Mutex::new(Elapsed::default());
     let watch = Watch {
         checkpoint: Some(checkpoint.clone()),
         fingerprint: fingerprint.clone(),
         stop: Some(options.stop),
         on_step: Some(&|step, loss| line.step(step, loss)),
-        on_end: Some(&|elapsed| training.lock().unwrap_or_else(PoisonError::into_inner).push(elapsed)),
+        on_end: Some(&|elapsed| *trained.lock().unwrap_or_else(PoisonError::into_inner) += elapsed),
     };
     let record = (job.work)(&watch)?;
     let wall_s = start.elapsed().as_secs_f64();
-    let training = training.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let sum = |f: fn(&Elapsed) -> f64| training.iter().map(f).sum();
-    let trained = Elapsed { wall_s: sum(|e| e.wall_s), data_wait_s: sum(|e| e.data_wait_s) };
-    let data_wait_s = trained.data_wait_s;
-    info!(wall_s, data_wait_s, "finished");
-    let stored = Stored { fingerprint, wall_s, data_wait_s, record };
+    let trained = trained.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Elapsed { wall_s: train_s, data_wait_s } = trained;
+    info!(wall_s, train_s, data_wait_s, "finished");
+    let stored = Stored { fingerprint, wall_s, train_s, data_wait_s, record };
     atomic::write(&path, to_toml(&stored)?)?;
     discard(&checkpoint)?;
     line.done(&summary(&stored.record), wall_s, &trained);
-    Ok(Finished { id: job.id.clone(), record: stored.record, wall_s, data_wait_s })
+    Ok(Finished { id: job.id.clone(), record: stored.record, wall_s, trained })
 }
 
 fn summary(record: &Record) -> String {
@@ -329,7 +329,8 @@ mod tests {
         let losses: Vec<f64> = losses.into_iter().filter(|v| v.is_finite()).collect();
         let values = [("a.b".to_owned(), 0.946_666_666_666_666_7), ("c".to_owned(), f64::INFINITY)].into();
         let record = Record { losses, values, arrays: [("x".to_owned(), vec![0.1, -0.0])].into() };
-        let stored = Stored { fingerprint: "same".to_owned(), wall_s: 1.5, data_wait_s: 0.1, record };
+        let stored =
+            Stored { fingerprint: "same".to_owned(), wall_s: 1.5, train_s: 1.0, data_wait_s: 0.1, record };
         atomic::write(&path, to_toml(&stored)?)?;
         let back = read_record(&path, "same")?.unwrap().record;
         let bits = |values: &[f64]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();

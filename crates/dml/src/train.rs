@@ -3,6 +3,7 @@
 //! A step is a function of the task and its number, so a run that was killed goes on from its last checkpoint and
 //! ends bit-identical to one never killed.
 
+use std::ops::AddAssign;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -52,6 +53,13 @@ impl Elapsed {
     /// The share of the time that was waiting for data, 0 to 1.
     pub fn waiting(&self) -> f64 {
         if self.wall_s > 0.0 { self.data_wait_s / self.wall_s } else { 0.0 }
+    }
+}
+
+impl AddAssign for Elapsed {
+    fn add_assign(&mut self, other: Self) {
+        self.wall_s += other.wall_s;
+        self.data_wait_s += other.data_wait_s;
     }
 }
 

@@ -46,6 +46,9 @@ fn read(path: &Path, class_names: Vec<String>) -> Result<ImageSet> {
     let Some(labels) = labels else {
         return Err(fault("no whole numbers `y`".to_owned()));
     };
+    if labels.is_empty() {
+        return Err(fault("no images".to_owned()));
+    }
     if labels.len() * PIXELS != pixels.len() {
         return Err(fault(format!("{} labels `y` for {} images `X`", labels.len(), pixels.len() / PIXELS)));
     }

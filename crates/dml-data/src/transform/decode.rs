@@ -2,6 +2,7 @@
 
 use std::io::Cursor;
 
+use image::DynamicImage;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
@@ -14,6 +15,11 @@ use crate::{Error, Result};
 const MOST_PIXELS_A_SIDE: u32 = 1 << 15;
 /// And at most this many bytes decoded.
 const MOST_BYTES: u64 = 1 << 30;
+/// A byte of a JPEG file stands for at most this many pixels: each block of 8 × 8 has a bit of its own at least.
+const PIXELS_A_BYTE_OF_JPEG: u64 = 8 * 64;
+/// A byte of a PNG file stands for at most this many bytes of a picture: deflate repeats at most 1,032 bytes, and a bit
+/// of a palette becomes at most 4.
+const BYTES_A_BYTE_OF_PNG: u64 = 1032 * 8 * 4;
 
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 const JPEG: &[u8] = b"\xff\xd8\xff";
@@ -21,12 +27,14 @@ const END_OF_JPEG: &[u8] = b"\xff\xd9";
 
 /// The picture in a PNG or JPEG file, as 1 channel (grey) or 3 (red, green, blue); `name` is for messages.
 ///
-/// Transparency is dropped, 16 bits are cut to 8, palettes are resolved, CMYK becomes RGB; the orientation noted in
-/// Exif data is not applied. All of this is what PIL's `convert` does.
+/// Transparency is dropped, of 16 bits the upper 8 are taken, palettes are resolved, CMYK becomes RGB; the orientation
+/// noted in Exif data is not applied. All of this is what PIL's `convert` does, but for grey of 16 bits, which PIL cuts
+/// off at 255.
 ///
 /// # Errors
 /// [`Error::Argument`] for other numbers of channels; [`Error::Decode`] for a file that is damaged, truncated, of
-/// another format, or larger than 32,768 pixels a side or 1 GiB decoded.
+/// another format, or larger than 32,768 pixels a side or 1 GiB decoded. Memory grows with the file, whatever size its
+/// header claims.
 pub fn decode(bytes: &[u8], channels: usize, name: &str) -> Result<Image> {
     if channels != 1 && channels != 3 {
         let (got, expected) = (channels.to_string(), "1 (grey) or 3 (red, green, blue)".to_owned());
@@ -68,6 +76,10 @@ fn jpeg(bytes: &[u8], channels: usize) -> std::result::Result<Image, String> {
         return Err(format!("would take {size} bytes decoded"));
     }
     let info = decoder.info().ok_or("has no size in its JPEG header")?;
+    if u64::from(info.width) * u64::from(info.height) > bytes.len() as u64 * PIXELS_A_BYTE_OF_JPEG {
+        let (width, height) = (info.width, info.height);
+        return Err(format!("is truncated: {width} × {height} pixels cannot be in {} bytes", bytes.len()));
+    }
     let mut pixels = vec![0; size];
     decoder.decode_into(&mut pixels).map_err(|e| format!("holds JPEG data that cannot be decoded ({e})"))?;
     let channels = if output == ColorSpace::Luma { 1 } else { 3 };
@@ -79,14 +91,27 @@ fn png(bytes: &[u8]) -> std::result::Result<Image, String> {
     let mut limits = image::Limits::default();
     limits.max_image_width = Some(MOST_PIXELS_A_SIDE);
     limits.max_image_height = Some(MOST_PIXELS_A_SIDE);
-    limits.max_alloc = Some(MOST_BYTES);
+    limits.max_alloc = Some(MOST_BYTES.min(bytes.len() as u64 * BYTES_A_BYTE_OF_PNG));
     reader.limits(limits);
     let decoded = reader.decode().map_err(|e| format!("holds PNG data that cannot be decoded ({e})"))?;
     let (width, height) = (decoded.width() as usize, decoded.height() as usize);
-    let (pixels, channels) = if decoded.color().has_color() {
-        (decoded.into_rgb8().into_raw(), 3)
-    } else {
-        (decoded.into_luma8().into_raw(), 1)
+    let (pixels, channels) = match decoded {
+        DynamicImage::ImageLuma16(image) => (upper_bytes::<1, 1>(&image), 1),
+        DynamicImage::ImageLumaA16(image) => (upper_bytes::<2, 1>(&image), 1),
+        DynamicImage::ImageRgb16(image) => (upper_bytes::<3, 3>(&image), 3),
+        DynamicImage::ImageRgba16(image) => (upper_bytes::<4, 3>(&image), 3),
+        color if color.color().has_color() => (color.into_rgb8().into_raw(), 3),
+        grey => (grey.into_luma8().into_raw(), 1),
     };
     Image::new(pixels, height, width, channels).map_err(|e| e.to_string())
+}
+
+/// Of pixels of `N` values the first `C`, their upper bytes.
+fn upper_bytes<const N: usize, const C: usize>(values: &[u16]) -> Vec<u8> {
+    values
+        .as_chunks::<N>()
+        .0
+        .iter()
+        .flat_map(|pixel| pixel[..C].iter().map(|value| (value >> 8) as u8))
+        .collect()
 }

@@ -105,6 +105,11 @@ impl Pipeline {
         self.transforms.iter().any(|transform| transform.is_random())
     }
 
+    /// Whether pixels are normalized only: raw ones reach the batch as they are kept.
+    pub fn is_plain(&self) -> bool {
+        self.transforms.is_empty() && self.channels.is_none()
+    }
+
     /// The image of an item after all transforms, before normalization.
     ///
     /// # Errors
@@ -221,6 +226,7 @@ mod tests {
         let pipeline = Pipeline::new(vec![flip(1.0), crop()])?;
         assert_eq!(pipeline.apply(&item, &mut draw_rng(0, 0, 0, 0, 0))?.pixels(), [3, 2]);
         assert!(pipeline.is_random() && !Pipeline::new(vec![crop()])?.is_random());
+        assert!(Pipeline::default().is_plain() && !pipeline.is_plain());
         assert!(pipeline.untouched(&item).is_none());
         assert!(Pipeline::new(vec![flip(2.0)]).is_err());
         let colored = Pipeline::default().with_channels(3)?;

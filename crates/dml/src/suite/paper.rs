@@ -12,7 +12,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use dml_data::download::{self, Mirror, Network};
 use dml_data::transform::{Filter, Pipeline, Resize, Size, Transform};
-use dml_data::{Benchmark, Completeness, ImageSet, Protocol, Subset};
+use dml_data::{Benchmark, Completeness, ImageSet, Manifest, Protocol, Subset};
 use serde::Serialize;
 
 use super::metric::{Test, measure};
@@ -79,6 +79,8 @@ pub struct Places<'a> {
     pub dir: &'a Path,
     /// A folder or address that has them; without one they come from where the manifest says.
     pub mirror: Option<&'a str>,
+    /// What is known of the sets.
+    pub manifest: &'a Manifest,
 }
 
 /// What became of the search for a set.
@@ -160,6 +162,7 @@ pub fn run(
         problems: &problems,
         workers: options.workers,
         elapsed: start.elapsed(),
+        manifest: places.manifest,
         command,
     };
     let report = paper_report::build(&facts, &runs)?;
@@ -178,11 +181,11 @@ fn find(name: &str, places: Places<'_>) -> Found {
         ..download::Options::new(places.dir)
     };
     // What cannot be fetched may lie there all the same, unpacked by hand.
-    let fetched = download::fetch(name, &options);
-    match dml_data::benchmark(name, places.dir) {
+    let fetched = download::fetch_all(places.manifest, &[name], &options).pop();
+    match dml_data::benchmark_of(places.manifest, name, places.dir) {
         Ok(benchmark) => Found::There(Box::new(benchmark)),
         Err(error) => {
-            let why = fetched.err().unwrap_or(error).to_string();
+            let why = fetched.and_then(|fetched| fetched.err()).unwrap_or(error).to_string();
             eprintln!("{name} is missing: {why}");
             Found::Missing { name: name.to_owned(), why }
         }
@@ -316,13 +319,7 @@ impl Problem {
             if height > SIDE || width > SIDE { vec![Arc::new(reduce)] } else { Vec::new() };
         let normalization = self.train.set.statistics(&self.train.indices)?;
         let pipeline = Pipeline::new(transforms)?.with_normalization(normalization);
-        let images = |set: &Arc<ImageSet>| Images {
-            source: set.clone(),
-            training: pipeline.clone(),
-            evaluation: pipeline.clone(),
-            workers: 1,
-        };
-        Ok([images(&self.train.set), images(&self.test.set)])
+        Ok([&self.train.set, &self.test.set].map(|set| Images::in_memory(set.clone(), pipeline.clone())))
     }
 
     fn run(&self, problem: &MetricConfig, training: &TrainConfig, watch: &Watch<'_>) -> Result<Record> {

@@ -20,6 +20,7 @@ pub(super) struct Facts<'a> {
     pub problems: &'a [Problem],
     pub workers: usize,
     pub elapsed: Duration,
+    pub manifest: &'a Manifest,
     pub command: &'a str,
 }
 
@@ -155,10 +156,9 @@ fn data(facts: &Facts<'_>) -> Result<Section> {
         "The sets, as they were found; the official numbers are of training and test images.",
         columns,
     );
-    let manifest = Manifest::builtin()?;
     let mut details = Vec::new();
     for (set, name) in facts.sets.iter().zip(&facts.config.datasets) {
-        let official = manifest.get(name)?;
+        let official = facts.manifest.get(name)?;
         let count = |part: Part| official.images.get(&part).map_or_else(|| "–".to_owned(), |&n| grouped(n));
         let official = format!("{} + {}", count(Part::Train), count(Part::Test));
         match set {
@@ -295,12 +295,14 @@ fn how(facts: &Facts<'_>, runs: &Runs<'_>) -> Section {
         facts.config.choosing_steps,
         grouped(facts.config.held_out),
     ));
-    let (wall, waited) =
-        runs.0.iter().fold((0.0, 0.0), |(wall, waited), run| (wall + run.wall_s, waited + run.data_wait_s));
+    let (wall, trained) = runs.time("");
     section.paragraph(format!(
         "Each run's folder holds its whole configuration (`config.toml`) and results (`record.toml`). The runs took \
-         {wall:.0} s of one core's time altogether, of which training steps waited {waited:.1} s for data, {:.2} %.",
-        if wall > 0.0 { 100.0 * waited / wall } else { 0.0 }
+         {wall:.0} s of one core's time altogether, their training steps {:.0} s of it, of which they waited {:.1} s for \
+         data, {:.2} %.",
+        trained.wall_s,
+        trained.data_wait_s,
+        100.0 * trained.waiting()
     ));
     let mut table = Table::new(
         "Time of the runs of each kind.",
@@ -309,20 +311,21 @@ fn how(facts: &Facts<'_>, runs: &Runs<'_>) -> Section {
             Column::from("protocol"),
             Column { name: "runs".to_owned(), decimals: Some(0) },
             Column { name: "seconds each".to_owned(), decimals: Some(1) },
-            Column { name: "% of it waiting for data".to_owned(), decimals: Some(2) },
+            Column { name: "of it training".to_owned(), decimals: Some(1) },
+            Column { name: "% of training waiting for data".to_owned(), decimals: Some(2) },
         ],
     );
     for problem in facts.problems {
         let prefix = format!("{}/{}/", problem.set, problem.protocol);
-        let own: Vec<&Finished> = runs.0.iter().filter(|run| run.id.starts_with(&prefix)).collect();
-        let (n, wall): (f64, f64) = (own.len() as f64, own.iter().map(|run| run.wall_s).sum());
-        let waited: f64 = own.iter().map(|run| run.data_wait_s).sum();
+        let n = runs.0.iter().filter(|run| run.id.starts_with(&prefix)).count() as f64;
+        let (wall, trained) = runs.time(&prefix);
         table.row([
             Cell::text(problem.set.clone()),
             problem.protocol.into(),
             Cell::number(n),
             Cell::number(wall / n),
-            Cell::number(100.0 * waited / wall),
+            Cell::number(trained.wall_s / n),
+            Cell::number(100.0 * trained.waiting()),
         ]);
     }
     section.block(table);

@@ -12,7 +12,7 @@ use crate::report::{
     Axis, Bar, Bars, Cell, Column, Estimate, Figure, Form, Group, Lines, Point, Report, Scatter, Section,
     Series, Table,
 };
-use crate::{Method, Result};
+use crate::{Elapsed, Method, Result};
 
 /// The level of all intervals.
 pub(super) const LEVEL: f64 = 0.95;
@@ -40,6 +40,16 @@ impl Runs<'_> {
     /// A result for each seed.
     pub(super) fn values(&self, group: &str, name: &str) -> Result<Vec<f64>> {
         self.group(group).map(|run| run.record.value(name)).collect()
+    }
+
+    /// Seconds of the runs whose names begin so, and the time of their training steps.
+    pub(super) fn time(&self, prefix: &str) -> (f64, Elapsed) {
+        let mut time = (0.0, Elapsed::default());
+        for run in self.0.iter().filter(|run| run.id.starts_with(prefix)) {
+            time.0 += run.wall_s;
+            time.1 += run.trained;
+        }
+        time
     }
 
     pub(super) fn mean(&self, group: &str, name: &str) -> Result<Interval> {
@@ -223,12 +233,16 @@ fn how_section(facts: &Facts<'_>, runs: &Runs<'_>) -> Section {
     let mut section = Section::new("How to get these numbers");
     section.paragraph("The command of this run; the same seeds give the same bytes in `metrics.jsonl`.");
     section.code(facts.command);
-    let total: f64 = runs.0.iter().map(|run| run.wall_s).sum();
+    let total = runs.time("").0;
+    let waiting = PROTOCOLS.map(|(protocol, name)| {
+        format!("{:.1} % in the {name} runs", 100.0 * runs.time(&format!("{protocol}/")).1.waiting())
+    });
     section.paragraph(format!(
         "Each run's folder holds its whole configuration (`config.toml`) and results (`record.toml`); \
          `metrics.jsonl` holds all of them. The runs took {total:.0} s of one core's time altogether. Each works on \
-         one thread, {} at a time.",
-        facts.workers
+         one thread, {} at a time. Of the time that training steps took they waited for data: {}.",
+        facts.workers,
+        waiting.join(", ")
     ));
     let mut table = Table::new(
         "Time of the runs of each kind.",

@@ -55,8 +55,15 @@ impl Images {
     /// A set in memory with its own normalization and no augmentation.
     pub fn plain(set: Arc<ImageSet>) -> Self {
         let pipeline = Pipeline::from(set.as_ref());
-        // One thread is enough: it copies while a step computes.
-        Self { source: set, training: pipeline.clone(), evaluation: pipeline, workers: 1 }
+        Self::in_memory(set, pipeline)
+    }
+
+    /// A set in memory that goes through the same pipeline in training and in evaluation.
+    pub fn in_memory(set: Arc<ImageSet>, pipeline: Pipeline) -> Self {
+        // To normalize a batch of small images takes less than a tenth of a millisecond. To wake a thread that does it
+        // costs as much, and where all cores are busy that thread first takes the core of the step that woke it.
+        let workers = if pipeline.is_plain() { 0 } else { 1 };
+        Self { source: set, training: pipeline.clone(), evaluation: pipeline, workers }
     }
 
     /// The images at `indices`, in that order, as evaluation sees them: an iterator of batches `[≤ batch, c, h, w]`.
@@ -90,6 +97,8 @@ pub struct MetricTask {
 struct Stream {
     /// The step whose batch comes next, and where it comes from.
     next: Option<(usize, Loader)>,
+    /// A batch that was looked at before its step.
+    ahead: Option<(usize, dml_data::Batch)>,
     /// What was waited for loaders that were given up.
     waited: Duration,
 }
@@ -165,8 +174,12 @@ impl MetricTask {
         Ok(l2_normalize(&self.encoder.forward(images, mode)?)?)
     }
 
-    fn batch(&self, step: usize) -> Result<Batch> {
+    /// The images of a step.
+    fn images(&self, step: usize) -> Result<dml_data::Batch> {
         let mut stream = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, batch)) = stream.ahead.take().filter(|(ahead, _)| *ahead == step) {
+            return Ok(batch);
+        }
         let mut loader = match stream.next.take() {
             Some((next, loader)) if next == step => loader,
             other => {
@@ -176,7 +189,11 @@ impl MetricTask {
         };
         let batch = next(&mut loader)?;
         stream.next = Some((step + 1, loader));
-        drop(stream);
+        Ok(batch)
+    }
+
+    /// Their embeddings and labels.
+    fn embedded(&self, batch: &dml_data::Batch) -> Result<Batch> {
         let labels: Vec<i64> =
             batch.indices.iter().map(|&i| i64::from(self.images.source.labels()[i])).collect();
         Ok(Batch::new(&self.forward(&batch.images, Mode::Train)?, &labels)?)
@@ -211,7 +228,7 @@ fn next(loader: &mut Loader) -> Result<dml_data::Batch> {
 
 impl Task for MetricTask {
     fn loss(&self, step: usize) -> Result<Tensor> {
-        Ok(self.objective.forward(&self.batch(step)?)?)
+        Ok(self.objective.forward(&self.embedded(&self.images(step)?)?)?)
     }
 
     fn parameters(&self) -> Vec<Parameter> {
@@ -223,7 +240,11 @@ impl Task for MetricTask {
     }
 
     fn calibrate(&self) -> Result<()> {
-        Ok(self.objective.calibrate(&self.batch(0)?)?)
+        let batch = self.images(0)?;
+        self.objective.calibrate(&self.embedded(&batch)?)?;
+        // Step 0 gets the same batch, and meanwhile the loader works on those that follow.
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner).ahead = Some((0, batch));
+        Ok(())
     }
 
     fn waited(&self) -> Duration {
