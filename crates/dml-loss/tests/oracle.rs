@@ -138,3 +138,19 @@ fn own_rows_of_a_reference_set_are_not_compared() -> Result<(), Any> {
     assert!(gap < 1e-12, "{gap}");
     Ok(())
 }
+
+/// A histogram's shares stay probabilities where distances leave its range: what lies beyond counts at the edge, with
+/// gradient 0.
+#[test]
+fn histogram_values_beyond_the_range_count_at_its_edge() -> Result<(), Any> {
+    let config = HistogramConfig { n_bins: Some(1), range: Some((0.0, 1.0)), ..Default::default() };
+    let loss = Objective::new(Arc::new(Histogram::new(Arc::new(Lp::raw(2.0)), config)?));
+    let x = candle_core::Var::new(&[[0f64], [0.5], [3.0]], &Device::Cpu)?;
+    let value = loss.forward(&Batch::new(&x, &[0, 0, 1])?)?;
+    // Positives half at either edge, negatives, 3 and 2.5 away, at the far one.
+    assert!((value.to_scalar::<f64>()? - 0.5).abs() < 1e-12);
+    // Only the positive pair moves the value: by its length, 1/(width·1).
+    let gradient = value.backward()?.get(&x).ok_or("no gradient")?.flatten_all()?.to_vec1::<f64>()?;
+    assert_eq!(gradient.iter().map(|g| g.abs()).collect::<Vec<_>>(), [1.0, 1.0, 0.0]);
+    Ok(())
+}
