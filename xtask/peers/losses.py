@@ -10,6 +10,7 @@ PLAIN = {
     "circle": losses.CircleLoss,
     "fast-ap": losses.FastAPLoss,
     "nt-xent": losses.NTXentLoss,
+    "nt-xent-16-a-class": losses.NTXentLoss,
     "triplet-margin-all": losses.TripletMarginLoss,
     "margin": losses.MarginLoss,
     "signal-to-noise-contrastive": losses.SignalToNoiseRatioContrastiveLoss,

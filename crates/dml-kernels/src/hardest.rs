@@ -6,6 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor
 
 use crate::cpu::{vectorized, with_slice};
 use crate::dispatch::on_cpu;
+use crate::pairs::PairMatrix;
 use crate::real::{Real, with_real};
 use crate::rows::{for_rows, matrix, scatter};
 
@@ -64,8 +65,37 @@ pub struct Hardest {
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 pub fn hardest(x: &Tensor, classes: Classes<'_>, closer: Closer) -> Result<Hardest> {
-    const OP: &str = "hardest";
     let (n, m) = matrix(OP, "x", x)?;
+    check(classes, n, m)?;
+    if !on_cpu(x) {
+        return native(x, classes, closer);
+    }
+    let x = x.contiguous()?;
+    let found = with_real!(x.dtype(), OP, T => {
+        with_slice::<T, _>(OP, &x, |x| Ok(find(x, m, classes, closer)))?
+    });
+    let column = |side: usize| found.iter().map(move |found: &[u32; 2]| column_of(found[side]));
+    let (positive_idx, negative_idx) = (column(0).collect(), column(1).collect());
+    let both = x.apply_op1(Pick { found, closer })?; // [2, n]
+    Ok(Hardest { positive: both.get(0)?, negative: both.get(1)?, positive_idx, negative_idx })
+}
+
+impl PairMatrix {
+    /// The columns of the farthest positive and the closest negative of each row, as [`hardest`] finds them.
+    ///
+    /// # Errors
+    /// As [`hardest`].
+    pub fn hardest(&self, classes: Classes<'_>, closer: Closer) -> Result<Vec<[Option<u32>; 2]>> {
+        let m = self.columns();
+        check(classes, self.rows(), m)?;
+        let found = with_real!(self.dtype(), OP, T => find(self.entries::<T>(), m, classes, closer));
+        Ok(found.into_iter().map(|found| found.map(column_of)).collect())
+    }
+}
+
+const OP: &str = "hardest";
+
+fn check(classes: Classes<'_>, n: usize, m: usize) -> Result<()> {
     let Classes { rows, columns, own } = classes;
     if rows.len() != n || columns.len() != m || own.is_some_and(|own| own.len() != n) {
         bail!(
@@ -78,22 +108,15 @@ pub fn hardest(x: &Tensor, classes: Classes<'_>, closer: Closer) -> Result<Harde
     if let Some(at) = own.and_then(|own| own.iter().position(|&own| own as usize >= m)) {
         bail!("{OP}: the own column of row {at} is not among the {m} columns");
     }
-    if !on_cpu(x) {
-        return native(x, classes, closer);
-    }
-    let x = x.contiguous()?;
-    let found = with_real!(x.dtype(), OP, T => {
-        with_slice::<T, _>(OP, &x, |x| Ok(find(x, m, classes, closer)))?
-    });
-    let column =
-        |side: usize| found.iter().map(move |found: &[u32; 2]| (found[side] != NONE).then_some(found[side]));
-    let (positive_idx, negative_idx) = (column(0).collect(), column(1).collect());
-    let both = x.apply_op1(Pick { found, closer })?; // [2, n]
-    Ok(Hardest { positive: both.get(0)?, negative: both.get(1)?, positive_idx, negative_idx })
+    Ok(())
 }
 
 /// Stands for the column of a row that has none.
 const NONE: u32 = u32::MAX;
+
+fn column_of(found: u32) -> Option<u32> {
+    (found != NONE).then_some(found)
+}
 
 /// The columns of the farthest positive and the closest negative of each row.
 fn find<T: Real>(x: &[T], m: usize, classes: Classes<'_>, closer: Closer) -> Vec<[u32; 2]> {

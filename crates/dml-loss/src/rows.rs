@@ -7,6 +7,13 @@ use dml_kernels::{Real, RowLoss, RowMap};
 
 const LANES: usize = 16;
 
+/// The scratch of a row as so many pieces of `m` numbers, which it must hold.
+#[inline(always)]
+pub(crate) fn parts<T, const K: usize>(scratch: &mut [T], m: usize) -> [&mut [T]; K] {
+    let mut pieces = scratch.chunks_exact_mut(m.max(1));
+    std::array::from_fn(|_| pieces.next().unwrap_or_default())
+}
+
 /// Σ x_j in a fixed order.
 #[inline(always)]
 pub(crate) fn sum<T: Real>(x: &[T]) -> T {

@@ -44,6 +44,8 @@ fn losses() -> Result<Vec<LossSpec>, serde_json::Error> {
         {"name": "margin", "beta": 0.8, "nu": 0.3, "learn_beta": true, "num_classes": 6},
         {"name": "nt-xent", "temperature": "learned"},
         {"name": "nt-xent", "temperature": 0.4},
+        {"name": "lifted-structure"},
+        {"name": "lifted-structure", "neg_margin": 0.6, "pos_margin": 0.2},
         {"name": "tuplet-margin", "margin": 20.0, "scale": 8.0},
         {"name": "intra-pair-variance"},
         {"name": "angular"}
@@ -191,6 +193,7 @@ fn all_triplets_of_a_batch_take_the_memory_of_its_matrix() -> Result<(), Any> {
         r#"{"name": "margin", "learn_beta": true, "nu": 0.1, "num_classes": 8}"#,
         r#"{"name": "nt-xent"}"#,
         r#"{"name": "contrastive"}"#,
+        r#"{"name": "lifted-structure"}"#,
         r#"{"name": "tuplet-margin"}"#,
         r#"{"name": "dynamic-soft-margin"}"#,
     ] {

@@ -1,7 +1,7 @@
 //! The cases: an id each, what is computed, and on what size.
 
 use super::loader::Pictures;
-use super::losses::LOSSES;
+use super::losses::{LOSSES, PER_CLASS};
 use super::record::TOLERANCE;
 
 /// Of a residual network's gradients: eighteen layers of batch normalization carry the rounding of f32 so far that PyTorch's
@@ -88,7 +88,9 @@ pub fn all() -> Vec<Case> {
     let d = 128;
     cases.extend(LOSSES.map(|loss| {
         let (name, n) = (loss.name, loss.rows);
-        let case = case("loss", name, &format!("n{n}_d{d}"), Work::Loss { name, n, d });
+        let few =
+            if loss.per_class == PER_CLASS { String::new() } else { format!("_{}-a-class", loss.per_class) };
+        let case = case("loss", name, &format!("n{n}_d{d}{few}"), Work::Loss { name, n, d });
         Case { most_repetitions: loss.most_repetitions, peer: loss.peer, ..case }
     }));
     cases

@@ -22,13 +22,11 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
 use super::case::{Case, Divergence, Work};
-use super::losses::{self, Given};
+use super::losses::{self, Given, PER_CLASS};
 
 const SEED: u64 = 20_260_101;
 const IMAGE: [usize; 3] = [1, 28, 28];
 const PICTURE: [usize; 3] = [3, 32, 32];
-/// Rows of a class.
-const PER_CLASS: usize = 16;
 /// The margin of hardest triplets under the learned divergence: most triplets violate it.
 const MARGIN: f64 = 1.0;
 /// Low, so that the work of the hundredth pass is that of the first.
@@ -136,7 +134,8 @@ impl Workload {
                 alone(objective, parameters, data)
             }
             Work::Loss { name, n, d } => {
-                let objective = losses::find(name)?.objective(n / PER_CLASS, d)?;
+                let loss = losses::find(name)?;
+                let objective = loss.objective(n / loss.per_class, d)?;
                 let own = objective.parameters().into_iter().map(|p| (p.name, p.var)).collect();
                 alone(objective, own, data)
             }
@@ -243,13 +242,14 @@ fn data(work: Work) -> anyhow::Result<HashMap<String, Tensor>> {
         Work::ResNet { batch } => (batch, PICTURE.to_vec()),
         Work::HardestTriplet { n, d } | Work::Loss { n, d, .. } => (n, vec![d]),
     };
-    let classes = n / PER_CLASS;
     let loss = match work {
         Work::Loss { name, .. } => Some(losses::find(name)?),
         _ => None,
     };
+    let per_class = loss.map_or(PER_CLASS, |loss| loss.per_class);
+    let classes = n / per_class;
     let grouped = loss.is_some_and(|loss| loss.grouped);
-    let class = |row| if grouped { row / PER_CLASS } else { row % classes };
+    let class = |row| if grouped { row / per_class } else { row % classes };
     let labels: Vec<i64> = (0..n).map(|row| class(row) as i64).collect();
     let centers = normal(&[&[classes], &shape[..]].concat())?;
     let noise = normal(&[&[n], &shape[..]].concat())?;

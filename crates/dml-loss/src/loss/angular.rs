@@ -115,7 +115,7 @@ impl TupleLoss for Walk<'_> {
 
     #[inline(always)]
     fn tally<T: Real>(&self, a: usize, row: &[T], band: Band<T>, scratch: &mut [T]) -> Tally {
-        let (soft, counts) = scratch.split_at_mut(row.len());
+        let [soft, counts] = rows::parts(scratch, row.len());
         let mut tally = Tally::default();
         self.pairs.each_positive(a, |p| tally.add(self.loss_of(a, p, soft, counts), band));
         tally
@@ -131,7 +131,7 @@ impl TupleLoss for Walk<'_> {
         slopes: &mut [T],
         scratch: &mut [T],
     ) -> T {
-        let (soft, counts) = scratch.split_at_mut(row.len());
+        let [soft, counts] = rows::parts(scratch, row.len());
         let mut value = T::ZERO;
         let mut add = |a: usize, p: usize| {
             let weight = T::from_f64(self.weights[a]);

@@ -75,9 +75,7 @@ impl RowLoss for Rows<'_> {
 
     #[inline(always)]
     fn loss<T: Real>(&self, i: usize, row: &[T], slopes: &mut [T], scratch: &mut [T]) -> T {
-        let (positive, rest) = scratch.split_at_mut(row.len());
-        let (negative, rest) = rest.split_at_mut(row.len());
-        let (p, n) = rest.split_at_mut(row.len());
+        let [positive, negative, p, n] = rows::parts(scratch, row.len());
         self.pairs.fill(i, positive, negative);
         if rows::sum(positive) == T::ZERO || rows::sum(negative) == T::ZERO {
             return T::ZERO;

@@ -2,7 +2,7 @@
 
 use dml_kernels::{Real, RowLoss};
 
-use crate::rows::log_sum_exp;
+use crate::rows::{self, log_sum_exp};
 
 /// What a margin does to the closeness of the own class.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,7 +50,7 @@ impl RowLoss for ClassRows<'_> {
     #[inline(always)]
     fn loss<T: Real>(&self, i: usize, row: &[T], slopes: &mut [T], scratch: &mut [T]) -> T {
         let classes = row.len() / self.per_class.max(1);
-        let (logits, ones) = scratch.split_at_mut(row.len());
+        let [logits, ones] = rows::parts(scratch, row.len());
         let (logits, ones) = (&mut logits[..classes], &mut ones[..classes]);
         let (factor, own) = (T::from_f64(self.factor), self.own[i] as usize);
         ones.fill(T::ONE);

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use dml_kernels::{Real, RowLoss, softplus};
+use dml_kernels::{Band, Real, RowLoss, RowMap, Tally, TupleLoss, softplus};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Index, Loss, PairCounts, Pairs, Part, Result, Tuples, rows,
+    Batch, Distance, Index, Loss, PairCounts, Pairs, Part, Reduced, Reducer, Result, Tuples, rows,
     tensor::{entries, fill_unless, hinge, masked_log_sum_exp, rows as rows_of, upload},
     tuples::{PairTable, Repeats},
 };
@@ -41,7 +41,7 @@ impl Default for LiftedStructureConfig {
 /// # Distances
 /// Any. Under a divergence D_pn is that of the row p as anchor, so both sums have the anchor on the same side.
 /// # Cost
-/// O(nm) time and memory: positive pairs are listed, sums over negatives taken once for each row.
+/// O(nm) time and memory; sums over negatives are taken once for each row.
 /// # Source
 /// Song et al. 2016 \[song2016\], equation 4.
 /// # Examples
@@ -64,7 +64,166 @@ pub struct LiftedStructure {
     pub config: LiftedStructureConfig,
 }
 
+/// What the rows of negatives and the positive pairs of one batch have in common.
+struct Lifted<'a> {
+    pairs: &'a PairTable,
+    config: LiftedStructureConfig,
+    /// 1 for distances and −1 for similarities.
+    sign: f64,
+    /// Whether a positive's own negatives count.
+    both: bool,
+    /// Losses that count.
+    band: (Option<f64>, Option<f64>),
+}
+
+impl Lifted<'_> {
+    /// log Σ_n exp(m₋ − v_in), `NOTHING` without negatives; `soft` becomes its derivatives by the exponents.
+    #[inline(always)]
+    fn norm<T: Real>(&self, i: usize, row: &[T], counts: &mut [T], soft: &mut [T]) -> T {
+        self.pairs.fill(i, soft, counts);
+        let some = rows::sum(counts) > T::ZERO;
+        let (sign, margin) = (T::from_f64(self.sign), T::from_f64(self.config.neg_margin));
+        soft.iter_mut().zip(row).for_each(|(soft, &v)| *soft = sign * (margin - v));
+        let norm = rows::log_sum_exp(soft, counts, false);
+        if some { norm } else { T::from_f64(NOTHING) }
+    }
+
+    /// The loss of a positive pair at the value v, its derivative by v, and those by the norms of anchor and positive.
+    #[inline(always)]
+    fn of<T: Real>(&self, norms: &[f64], a: usize, p: usize, v: T) -> (T, T, [T; 2]) {
+        let of_a = T::from_f64(norms[a]);
+        let of_p = T::from_f64(if self.both { norms[p] } else { NOTHING });
+        let (high, low) = (of_a.max(of_p), of_a.min(of_p));
+        let (log, of_low) = rows::softplus(low - high);
+        let some = high > T::from_f64(NOTHING / 2.0);
+        let (negatives, share) = if some { (high + log, T::ONE) } else { (T::ZERO, T::ZERO) };
+        let sign = T::from_f64(self.sign);
+        let z = (sign * (v - T::from_f64(self.config.pos_margin)) + negatives).max(T::ZERO);
+        let (to_low, to_high) = (z * share * of_low, z * share * (T::ONE - of_low));
+        let to_norms = if of_a > of_p { [to_high, to_low] } else { [to_low, to_high] };
+        (T::from_f64(0.5) * z * z, sign * z, to_norms)
+    }
+}
+
+impl RowMap for Lifted<'_> {
+    type Found = f64;
+
+    /// The norm of each row.
+    fn find<T: Real>(&self, i: usize, row: &[T], found: &mut Vec<f64>) {
+        let (mut counts, mut soft) = (vec![T::ZERO; row.len()], vec![T::ZERO; row.len()]);
+        found.push(self.norm(i, row, &mut counts, &mut soft).to_f64());
+    }
+}
+
+/// The positive pairs of one row, given the norms of all.
+struct OfPairs<'a> {
+    of: &'a Lifted<'a>,
+    norms: &'a [f64],
+}
+
+impl TupleLoss for OfPairs<'_> {
+    #[inline(always)]
+    fn tally<T: Real>(&self, a: usize, row: &[T], band: Band<T>, _: &mut [T]) -> Tally {
+        let mut tally = Tally::default();
+        self.of.pairs.each_positive(a, |p| tally.add(self.of.of(self.norms, a, p, row[p]).0, band));
+        tally
+    }
+
+    #[inline(always)]
+    fn weigh<T: Real>(
+        &self,
+        a: usize,
+        row: &[T],
+        weight: T,
+        band: Band<T>,
+        slopes: &mut [T],
+        _: &mut [T],
+    ) -> T {
+        let mut value = T::ZERO;
+        self.of.pairs.each_positive(a, |p| {
+            let (loss, slope, _) = self.of.of(self.norms, a, p, row[p]);
+            if band.holds(loss) {
+                value += weight * loss;
+                slopes[p] += weight * slope;
+            }
+        });
+        value
+    }
+}
+
+impl RowMap for OfPairs<'_> {
+    type Found = (usize, usize, [f64; 2]);
+
+    /// The derivatives of each positive pair by the norms of its two rows.
+    fn find<T: Real>(&self, a: usize, row: &[T], found: &mut Vec<Self::Found>) {
+        let (low, high) = self.of.band;
+        let band = Band::<T>::new(low, high);
+        self.of.pairs.each_positive(a, |p| {
+            let (loss, _, to_norms) = self.of.of(self.norms, a, p, row[p]);
+            if band.holds(loss) {
+                found.push((a, p, to_norms.map(Real::to_f64)));
+            }
+        });
+    }
+}
+
+/// The norms themselves, as losses whose derivatives alone are asked for.
+struct OfNegatives<'a>(&'a Lifted<'a>);
+
+impl TupleLoss for OfNegatives<'_> {
+    fn scratch(&self, columns: usize) -> usize {
+        2 * columns
+    }
+
+    fn tally<T: Real>(&self, _: usize, _: &[T], _: Band<T>, _: &mut [T]) -> Tally {
+        Tally::default()
+    }
+
+    #[inline(always)]
+    fn weigh<T: Real>(
+        &self,
+        i: usize,
+        row: &[T],
+        weight: T,
+        _: Band<T>,
+        slopes: &mut [T],
+        scratch: &mut [T],
+    ) -> T {
+        let [counts, soft] = rows::parts(scratch, row.len());
+        self.0.norm(i, row, counts, soft);
+        let weight = weight * T::from_f64(self.0.sign);
+        slopes.iter_mut().zip(&*soft).for_each(|(slope, &p)| *slope = *slope - weight * p);
+        T::ZERO
+    }
+}
+
 impl Loss for LiftedStructure {
+    fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
+        let Some(weighing) = reducer.weighing("loss")? else { return Ok(Reduced::Unknown) };
+        let pairs = &PairTable::new(batch, tuples, Repeats::Each);
+        if pairs.one_sided() {
+            return Ok(Reduced::Nothing);
+        }
+        let (sign, band) = (if self.distance.larger_is_closer() { -1.0 } else { 1.0 }, weighing.band());
+        let matrix = batch.pairs(&self.distance)?; // [n, m]
+        let of = Lifted { pairs, config: self.config, sign, both: !batch.has_reference(), band };
+        let norms = matrix.map_rows(&of)?; // n
+        let losses = OfPairs { of: &of, norms: &norms };
+        let (low, high) = band;
+        let weights = weighing.weights("loss", None, &matrix.tally(&losses, low, high)?, batch.labels())?;
+        let mut slopes = matrix.slopes()?;
+        let value = matrix.weigh(&losses, &weights, low, high, &mut slopes)?;
+        let mut to_norms = vec![0.0; batch.len()];
+        for (a, p, [to_a, to_p]) in matrix.map_rows(&losses)? {
+            to_norms[a] += weights[a] * to_a;
+            if of.both {
+                to_norms[p] += weights[a] * to_p;
+            }
+        }
+        matrix.weigh(&OfNegatives(&of), &to_norms, None, None, &mut slopes)?;
+        Ok(Reduced::Value(matrix.attach_value(value, slopes, None)?))
+    }
+
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
         let counts = PairCounts::new(batch, tuples);
         if counts.one_sided() {
@@ -143,9 +302,7 @@ impl RowLoss for Rows<'_> {
 
     #[inline(always)]
     fn loss<T: Real>(&self, i: usize, row: &[T], slopes: &mut [T], scratch: &mut [T]) -> T {
-        let (positive, rest) = scratch.split_at_mut(row.len());
-        let (negative, rest) = rest.split_at_mut(row.len());
-        let (p, n) = rest.split_at_mut(row.len());
+        let [positive, negative, p, n] = rows::parts(scratch, row.len());
         self.pairs.fill(i, positive, negative);
         let sign = T::from_f64(self.sign);
         let (pos, neg) = (T::from_f64(self.config.pos_margin), T::from_f64(self.config.neg_margin));

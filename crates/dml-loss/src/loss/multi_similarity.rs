@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Loss, Part, Result, Tuples,
-    rows::log_sum_exp,
+    rows::{self, log_sum_exp},
     tuples::{PairTable, Repeats},
 };
 
@@ -75,8 +75,7 @@ impl RowLoss for Rows<'_> {
 
     #[inline(always)]
     fn loss<T: Real>(&self, i: usize, row: &[T], slopes: &mut [T], scratch: &mut [T]) -> T {
-        let (positive, rest) = scratch.split_at_mut(row.len());
-        let (negative, logits) = rest.split_at_mut(row.len());
+        let [positive, negative, logits] = rows::parts(scratch, row.len());
         self.pairs.fill(i, positive, negative);
         let base = T::from_f64(self.config.base);
         let mut loss = T::ZERO;

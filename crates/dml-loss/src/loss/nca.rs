@@ -12,7 +12,7 @@ use crate::{
         class_rows::{ClassRows, OwnClass},
         class_table::{ClassTable, class_ids, weighted},
     },
-    rows::log_sum_exp,
+    rows::{self, log_sum_exp},
     tensor::rows,
     tuples::PairTable,
 };
@@ -76,9 +76,7 @@ impl RowLoss for Rows<'_> {
 
     #[inline(always)]
     fn loss<T: Real>(&self, i: usize, row: &[T], slopes: &mut [T], scratch: &mut [T]) -> T {
-        let (positive, rest) = scratch.split_at_mut(row.len());
-        let (either, rest) = rest.split_at_mut(row.len());
-        let (own, all) = rest.split_at_mut(row.len());
+        let [positive, either, own, all] = rows::parts(scratch, row.len());
         self.pairs.fill(i, positive, either);
         let factor = T::from_f64(self.factor);
         for ((own, all), &v) in own.iter_mut().zip(&mut *all).zip(row) {

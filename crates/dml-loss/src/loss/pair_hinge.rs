@@ -2,7 +2,7 @@
 
 use dml_kernels::{Band, Real, Tally, TupleLoss};
 
-use crate::tuples::PairTable;
+use crate::{rows, tuples::PairTable};
 
 /// Which pairs of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,8 +67,7 @@ impl TupleLoss for PairHinge<'_> {
     fn tally<T: Real>(&self, i: usize, row: &[T], band: Band<T>, scratch: &mut [T]) -> Tally {
         if let (PairTable::All(classes), Kind::Negative) = (self.pairs, self.kind) {
             // Nearly the whole row: without branches.
-            let (losses, rest) = scratch.split_at_mut(row.len());
-            let (insides, counts) = rest.split_at_mut(row.len());
+            let [losses, insides, counts] = rows::parts(scratch, row.len());
             let own = classes.row[i];
             let each = losses.iter_mut().zip(&mut *insides).zip(&mut *counts).zip(row).zip(&classes.column);
             for ((((loss, inside), count), &v), &class) in each {
@@ -78,7 +77,7 @@ impl TupleLoss for PairHinge<'_> {
                 *loss = if class == own { T::ZERO } else { value };
                 *count = one;
             }
-            let sum = |x: &[T]| crate::rows::sum(x).to_f64();
+            let sum = |x: &[T]| rows::sum(x).to_f64();
             return Tally { count: sum(counts), sum: sum(losses), inside: sum(insides) };
         }
         let mut tally = Tally::default();
@@ -105,7 +104,7 @@ impl TupleLoss for PairHinge<'_> {
                 *out = if counts { weight * loss } else { T::ZERO };
                 *slope += if counts { weight * by } else { T::ZERO };
             }
-            return crate::rows::sum(losses);
+            return rows::sum(losses);
         }
         let mut value = T::ZERO;
         self.each(i, |j| {

@@ -50,7 +50,7 @@ impl<O: OwnLogit> TupleLoss for OfPositives<'_, O> {
 
     #[inline(always)]
     fn tally<T: Real>(&self, i: usize, row: &[T], band: Band<T>, scratch: &mut [T]) -> Tally {
-        let (counts, logits) = scratch.split_at_mut(row.len());
+        let [counts, logits] = rows::parts(scratch, row.len());
         let norm = self.norm(i, row, counts, logits);
         let mut tally = Tally::default();
         self.pairs.each_positive(i, |p| {
@@ -70,7 +70,7 @@ impl<O: OwnLogit> TupleLoss for OfPositives<'_, O> {
         slopes: &mut [T],
         scratch: &mut [T],
     ) -> T {
-        let (counts, logits) = scratch.split_at_mut(row.len());
+        let [counts, logits] = rows::parts(scratch, row.len());
         let Some(norm) = self.norm(i, row, counts, logits) else { return T::ZERO };
         let (mut value, mut by_norm) = (T::ZERO, T::ZERO);
         self.pairs.each_positive(i, |p| {

@@ -97,8 +97,7 @@ impl RowLoss for Rows<'_> {
 
     #[inline(always)]
     fn loss<T: Real>(&self, i: usize, row: &[T], slopes: &mut [T], scratch: &mut [T]) -> T {
-        let (positive, rest) = scratch.split_at_mut(row.len());
-        let (negative, weights) = rest.split_at_mut(row.len());
+        let [positive, negative, weights] = rows::parts(scratch, row.len());
         self.pairs.fill(i, positive, negative);
         let RankedListConfig { margin, tn, imbalance, tp, .. } = self.config;
         let kinds = [

@@ -73,8 +73,7 @@ impl RowLoss for Rows<'_> {
 
     #[inline(always)]
     fn loss<T: Real>(&self, i: usize, row: &[T], slopes: &mut [T], scratch: &mut [T]) -> T {
-        let (positive, rest) = scratch.split_at_mut(row.len());
-        let (either, logits) = rest.split_at_mut(row.len());
+        let [positive, either, logits] = rows::parts(scratch, row.len());
         self.pairs.fill(i, positive, either);
         let count = rows::sum(positive);
         if count == T::ZERO {

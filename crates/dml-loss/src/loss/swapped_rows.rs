@@ -162,9 +162,7 @@ impl<F: TripletForm> TupleLoss for SwappedRows<'_, F> {
             self.listed(a, |p, n| tally.add(self.one::<T>(a, p, n).0, band));
             return tally;
         };
-        let (positive, rest) = scratch.split_at_mut(row.len());
-        let (counts, rest) = rest.split_at_mut(row.len());
-        let (losses, insides) = rest.split_at_mut(row.len());
+        let [positive, counts, losses, insides] = rows::parts(scratch, row.len());
         pairs.fill(a, positive, counts);
         let negatives = rows::sum(counts).to_f64();
         pairs.each_positive(a, |p| {
@@ -216,9 +214,7 @@ impl<F: TripletForm> TupleLoss for SwappedRows<'_, F> {
             }
             return total;
         };
-        let (positive, rest) = scratch.split_at_mut(row.len());
-        let (counts, rest) = rest.split_at_mut(row.len());
-        let (losses, by_positive) = rest.split_at_mut(row.len());
+        let [positive, counts, losses, by_positive] = rows::parts(scratch, row.len());
         if self.side == Side::Anchor {
             pairs.fill(i, positive, counts);
             pairs.each_positive(i, |p| {

@@ -41,8 +41,7 @@ impl<F: TripletForm> TupleLoss for TripletRows<'_, F> {
                 }
             }
             TripletTable::Products(pairs) => {
-                let (values, rest) = scratch.split_at_mut(row.len());
-                let (losses, insides) = rest.split_at_mut(row.len());
+                let [values, losses, insides] = rows::parts(scratch, row.len());
                 let mut k = 0;
                 pairs.each_negative(i, |n| {
                     // Given pairs may be named more often than there are columns.
@@ -102,9 +101,7 @@ impl<F: TripletForm> TupleLoss for TripletRows<'_, F> {
                 }
             }
             TripletTable::Products(pairs) => {
-                let (values, rest) = scratch.split_at_mut(row.len());
-                let (losses, rest) = rest.split_at_mut(row.len());
-                let (by_positive, by_negative) = rest.split_at_mut(row.len());
+                let [values, losses, by_positive, by_negative] = rows::parts(scratch, row.len());
                 let mut k = 0;
                 pairs.each_negative(i, |n| {
                     if k < values.len() {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use dml_kernels::{Classes, Closer};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -92,14 +93,37 @@ impl BatchEasyHard {
         Ok(Self { distance, config })
     }
 
+    /// The hardest of both kinds, in one pass over the matrix.
+    fn hardest(&self, batch: &Batch) -> Result<Pairs> {
+        let mut pairs = Pairs::default();
+        if batch.nothing() {
+            return Ok(pairs);
+        }
+        let own: Option<Vec<u32>> = (0..batch.len()).map(|i| batch.own_column(i).map(|j| j as u32)).collect();
+        let classes = Classes { rows: batch.labels(), columns: batch.column_labels(), own: own.as_deref() };
+        let closer = if self.distance.larger_is_closer() { Closer::Larger } else { Closer::Smaller };
+        let found = batch.pairs(&self.distance)?.hardest(classes, closer)?;
+        for (a, found) in found.into_iter().enumerate() {
+            if let [Some(p), Some(n)] = found {
+                pairs.positive.push(a, p as usize);
+                pairs.negative.push(a, n as usize);
+            }
+        }
+        Ok(pairs)
+    }
+
     fn pairs(&self, batch: &Batch) -> Result<Pairs> {
+        let BatchEasyHardConfig { allowed_pos_range, allowed_neg_range, .. } = self.config;
+        let hard = self.config.pos_strategy == Strategy::Hard && self.config.neg_strategy == Strategy::Hard;
+        if hard && allowed_pos_range.is_none() && allowed_neg_range.is_none() {
+            return self.hardest(batch);
+        }
         let Some(far) = Farness::new(batch, &self.distance)? else { return Ok(Pairs::default()) };
         let allowed = |range: Option<(f64, f64)>| {
             let sign = far.sign;
             move |farness: f64| range.is_none_or(|(low, high)| (low..=high).contains(&(sign * farness)))
         };
-        let (allow_pos, allow_neg) =
-            (allowed(self.config.allowed_pos_range), allowed(self.config.allowed_neg_range));
+        let (allow_pos, allow_neg) = (allowed(allowed_pos_range), allowed(allowed_neg_range));
         let BatchEasyHardConfig { pos_strategy, neg_strategy, .. } = self.config;
         let classes = batch.classes();
         let found = far.each_anchor(|a, far, found| {
