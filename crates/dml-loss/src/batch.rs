@@ -221,11 +221,12 @@ impl Batch {
     }
 }
 
-fn add_zero_of(value: &Tensor, x: &Tensor) -> Result<Tensor> {
+/// The value plus a 0 with gradient 0 for `x`.
+pub(crate) fn add_zero_of(value: &Tensor, x: &Tensor) -> Result<Tensor> {
     if x.elem_count() == 0 || !x.track_op() {
         return Ok(value.clone());
     }
-    Ok((value + (x * zeros_like(x)?)?.sum_all()?)?)
+    Ok((value + (x * zeros_like(x)?)?.sum_all()?.to_dtype(value.dtype())?)?)
 }
 
 fn check(

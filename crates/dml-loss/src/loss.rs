@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use candle_core::Tensor;
 
-use crate::{Batch, Distance, Error, Mean, PairList, Parameter, Reducer, Result, Triplets, Tuples};
+use crate::{
+    Batch, Distance, Error, Mean, PairList, Parameter, Reducer, Result, Triplets, Tuples,
+    tuples::times_listed,
+};
 
 mod angle;
 mod angular;
@@ -114,6 +117,17 @@ impl Index {
             Self::Whole => &[],
         }
     }
+
+    /// How often each pair or triplet is listed; `None` where none is listed twice.
+    pub(crate) fn times_listed(&self) -> Option<Vec<f64>> {
+        match self {
+            Self::Pairs(pairs) => pairs.times_listed(),
+            Self::Triplets(Triplets { anchor, positive, negative }) => {
+                times_listed(anchor.len(), |at| (anchor[at], positive[at], negative[at]))
+            }
+            Self::Rows(_) | Self::Classes(_) | Self::Whole => None,
+        }
+    }
 }
 
 /// Unreduced losses of one kind, such as those of the positive pairs.
@@ -171,10 +185,13 @@ pub(crate) fn reduce(
     tuples: Option<&Tuples>,
     reducer: &dyn Reducer,
 ) -> Result<Option<Tensor>> {
-    match loss.reduced(batch, tuples, reducer)? {
-        Reduced::Value(value) => return Ok(Some(value)),
-        Reduced::Nothing => return Ok(None),
-        Reduced::Unknown => {}
+    // The short ways count a pair as often as it is listed.
+    if !(reducer.counts_once() && tuples.is_some_and(Tuples::repeats_pairs)) {
+        match loss.reduced(batch, tuples, reducer)? {
+            Reduced::Value(value) => return Ok(Some(value)),
+            Reduced::Nothing => return Ok(None),
+            Reduced::Unknown => {}
+        }
     }
     let mut total: Option<Tensor> = None;
     for part in loss.unreduced(batch, tuples)? {

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use crate::{
     Batch, Error, Loss, Miner, Parameter, Part, Reducer, Regularization, RegularizedRows, Result, Tuples,
-    loss::reduce,
+    batch::add_zero_of, loss::reduce,
 };
 
 /// A loss with an optional miner before it, a reducer after it and regularizers beside it: from a batch to one number.
@@ -90,7 +90,10 @@ impl Objective {
         let mut total = match reduce(&*self.loss, batch, tuples, &*self.reducer)? {
             Some(value) if value.track_op() => batch.with_zero_of_reference(value)?,
             Some(value) => (value + batch.zero()?)?,
-            None => batch.zero()?,
+            // An optimizer looks for a gradient of each parameter, whatever the batch leaves.
+            None => {
+                self.loss.parameters().iter().try_fold(batch.zero()?, |zero, p| add_zero_of(&zero, &p.var))?
+            }
         };
         for Regularization { regularizer, on, weight } in &self.regularizations {
             let rows = match on {

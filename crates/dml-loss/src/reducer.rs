@@ -41,6 +41,11 @@ pub trait Reducer: Debug + Send + Sync {
     fn weighing_of_rows(&self, part: &'static str) -> Result<Option<&dyn Weighing>> {
         self.weighing(part)
     }
+
+    /// Whether a tuple that occurs several times counts once. Losses then take no short way over such tuples.
+    fn counts_once(&self) -> bool {
+        false
+    }
 }
 
 /// A reducer as the sum of the losses within bounds, each times a weight of its anchor.
@@ -263,6 +268,10 @@ impl Weighing for ClassWeighted {
 /// First the mean over each anchor's pairs or triplets, 0 for an anchor without any, then another reducer over the
 /// anchors, one loss for each row of the batch. Losses of single rows or classes go to that reducer as they are.
 ///
+/// Pairs and triplets are a set: one that is listed several times, as (a, p) is by all triplets that share it, counts
+/// once, in value and gradient. (pytorch-metric-learning counts it once in the value, but once for each listing in
+/// the gradient, which is then not that of the value.)
+///
 /// ```
 /// # use std::sync::Arc;
 /// # use {candle_core::{Device, Tensor}, dml_loss::*};
@@ -282,20 +291,29 @@ pub struct PerAnchor {
 
 impl Reducer for PerAnchor {
     fn reduce(&self, part: &Part, labels: &[i64]) -> Result<Tensor> {
-        if matches!(part.index, Index::Rows(_) | Index::Classes(_)) {
+        if matches!(part.index, Index::Rows(_) | Index::Classes(_) | Index::Whole) {
             return self.reducer.reduce(part, labels);
         }
         let n = labels.len();
         let anchors = part.index.anchors();
+        let times = part.index.times_listed();
         let mut counts = vec![0.0f64; n];
         for (position, &index) in anchors.iter().enumerate() {
             let outside = Error::Index { op: "PerAnchor", arg: "anchor", position, index, rows: n };
-            *counts.get_mut(index as usize).ok_or(outside)? += 1.0;
+            *counts.get_mut(index as usize).ok_or(outside)? +=
+                times.as_ref().map_or(1.0, |t| 1.0 / t[position]);
         }
-        let share = counts.iter().map(|&c| 1.0 / c.max(1.0)).collect();
+        let share = counts.iter().map(|&c| 1.0 / c.round().max(1.0)).collect();
         let share = upload(share, n, &part.losses)?; // [n]
+        let losses = match times {
+            None => part.losses.clone(),
+            Some(times) => {
+                let once = times.iter().map(|t| 1.0 / t).collect();
+                (&part.losses * upload(once, anchors.len(), &part.losses)?)?
+            }
+        };
         let index = Tensor::from_slice(anchors, anchors.len(), part.losses.device())?;
-        let sums = zeros_like(&share)?.index_add(&index, &part.losses, 0)?; // [n]
+        let sums = zeros_like(&share)?.index_add(&index, &losses, 0)?; // [n]
         let per_anchor = Part {
             name: part.name,
             losses: (sums * share)?,
@@ -303,6 +321,10 @@ impl Reducer for PerAnchor {
             divisor: part.divisor.clone(),
         };
         self.reducer.reduce(&per_anchor, labels)
+    }
+
+    fn counts_once(&self) -> bool {
+        true
     }
 
     fn weighing(&self, part: &'static str) -> Result<Option<&dyn Weighing>> {
@@ -435,6 +457,10 @@ impl Reducer for ByPart {
 
     fn weighing_of_rows(&self, part: &'static str) -> Result<Option<&dyn Weighing>> {
         self.of(part)?.weighing_of_rows(part)
+    }
+
+    fn counts_once(&self) -> bool {
+        self.reducers.values().any(|reducer| reducer.counts_once())
     }
 }
 

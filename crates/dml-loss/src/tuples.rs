@@ -1,6 +1,6 @@
 //! Pairs and triplets of rows: what a miner hands to a loss, and how one form becomes the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -33,6 +33,22 @@ impl PairList {
         self.anchor.push(anchor as u32);
         self.other.push(other as u32);
     }
+
+    /// How often each pair is listed; `None` where none is listed twice.
+    pub(crate) fn times_listed(&self) -> Option<Vec<f64>> {
+        times_listed(self.len(), |at| (self.anchor[at], self.other[at], 0))
+    }
+}
+
+/// How often the tuple at each position occurs; `None` where none occurs twice.
+pub(crate) fn times_listed(len: usize, tuple: impl Fn(usize) -> (u32, u32, u32)) -> Option<Vec<f64>> {
+    // The usual lists are sorted.
+    if (1..len).all(|at| tuple(at - 1) < tuple(at)) {
+        return None;
+    }
+    let mut times = HashMap::with_capacity(len);
+    (0..len).for_each(|at| *times.entry(tuple(at)).or_insert(0.0) += 1.0);
+    (times.len() < len).then(|| (0..len).map(|at| times[&tuple(at)]).collect())
 }
 
 /// Positive pairs (same class) and negative pairs (different classes).
@@ -192,6 +208,12 @@ impl Tuples {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether a pair, of a triplet too, is listed more than once.
+    pub(crate) fn repeats_pairs(&self) -> bool {
+        let Pairs { positive, negative } = self.to_pairs();
+        positive.times_listed().is_some() || negative.times_listed().is_some()
     }
 
     /// Weights of single rows for losses without pairs: how often a row occurs in all index columns together

@@ -1,11 +1,17 @@
-//! Batches at the edge: every loss over every distance is 0 with gradient 0, or finite, never NaN.
+//! Batches at the edge: every loss over every distance is 0 with gradient 0, or finite, never NaN; so is every reducer that
+//! nothing is left to, and what every miner selects.
+//!
+//! Where pytorch-metric-learning 2.9.0 gives 0 with gradient 0, so do we. Where it gives NaN (NCA without a positive,
+//! the tuplet margin of equal rows) or fails (histogram and dynamic soft margin of equal rows), the definition has
+//! a value, which is ours. Of one positive and one negative pair alone, handed in as tuples, its losses of pairs
+//! are 0; ours are those of the two pairs.
 
 mod common;
 
 use std::{result::Result, sync::Arc};
 
 use candle_core::{DType, Device, Tensor, Var};
-use common::{Any, every_distance, every_loss, rows, takes, wants_items};
+use common::{Any, every_distance, every_loss, every_memory, names, rows, takes, wants_items};
 use dml_loss::*;
 
 /// Value, and the largest absolute entry of the gradient with respect to the embeddings.
@@ -16,7 +22,9 @@ fn run(objective: &Objective, x: &Tensor, labels: &[i64], items: bool) -> Result
         batch = batch.with_reference(&x, labels)?;
     }
     objective.calibrate(&batch)?;
+    let before = objective.loss.state()?;
     let value = objective.forward(&batch)?;
+    objective.loss.load_state(&before)?;
     let grads = value.backward()?;
     let largest = match grads.get(&x) {
         Some(g) => {
@@ -37,7 +45,7 @@ fn run(objective: &Objective, x: &Tensor, labels: &[i64], items: bool) -> Result
 
 fn for_all(mut test: impl FnMut(&LossSpec, &Objective, DType) -> Result<(), Any>) -> Result<(), Any> {
     for dtype in [DType::F32, DType::F64] {
-        for spec in every_loss()? {
+        for spec in every_loss()?.into_iter().chain(every_memory()?) {
             for distance in every_distance(4, dtype)? {
                 if !takes(&spec, &*distance) {
                     continue;
@@ -56,6 +64,7 @@ fn needs_both_kinds(spec: &LossSpec) -> bool {
         spec,
         LossSpec::TripletMargin(_)
             | LossSpec::NPairs(_)
+            | LossSpec::Angular(_)
             | LossSpec::SupCon(_)
             | LossSpec::NtXent(_)
             | LossSpec::Circle(_)
@@ -135,8 +144,127 @@ fn large_embeddings_stay_finite() -> Result<(), Any> {
 }
 
 #[test]
+fn every_loss_of_the_specification_is_held_to_this() -> Result<(), Any> {
+    let name = |spec: &LossSpec| -> Result<String, Any> {
+        Ok(serde_json::to_value(spec)?["name"].as_str().unwrap_or_default().to_owned())
+    };
+    let all: Vec<LossSpec> = every_loss()?.into_iter().chain(every_memory()?).collect();
+    let held: Vec<String> = all.iter().map(name).collect::<Result<_, _>>()?;
+    let missing: Vec<String> = names::<LossSpec>().into_iter().filter(|name| !held.contains(name)).collect();
+    assert_eq!((missing, names::<LossSpec>().is_empty()), (vec![], false));
+    Ok(())
+}
+
+/// A batch without any tuple must not stop a run: an optimizer finds a gradient for each parameter, and it is 0.
+#[test]
+fn parameters_have_gradient_zero_where_nothing_is_left() -> Result<(), Any> {
+    let x = Var::from_tensor(&rows(12, 3, 4)?)?;
+    let batch = Batch::new(&x, &[0, 1, 2])?;
+    let texts = [
+        r#"{"loss": {"name": "triplet-margin"}, "distance": {"name": "bregman"}, "miner": {"name": "batch-hard"}}"#,
+        r#"{"loss": {"name": "sup-con", "temperature": "learned"}, "distance": {"name": "bregman"}}"#,
+        r#"{"loss": {"name": "margin", "learn_beta": true, "nu": 0.1}, "distance": {"name": "bregman"}}"#,
+        r#"{"loss": {"name": "cross-batch-memory", "loss": {"name": "triplet-margin"}}, "distance": {"name": "bregman"}}"#,
+        r#"{"loss": {"name": "weighted-sum", "terms": [
+            {"objective": {"loss": {"name": "triplet-margin"}, "distance": {"name": "bregman"}}}]}}"#,
+    ];
+    for text in texts {
+        let spec: ObjectiveSpec = serde_json::from_str(text)?;
+        let objective = spec.build(Some(common::icnn(4, DType::F64)?), DType::F64, &Device::Cpu)?;
+        let value = objective.forward(&batch)?;
+        let grads = value.backward()?;
+        let vars = objective.parameters().into_iter().map(|p| (p.name, p.var));
+        for (name, var) in vars.chain([("x".to_owned(), x.clone())]) {
+            let gradient = grads.get(&var).ok_or_else(|| format!("{text}: no gradient for {name}"))?;
+            assert_eq!(gradient.sqr()?.sum_all()?.to_scalar::<f64>()?, 0.0, "{text}: {name}");
+        }
+        assert_eq!(value.to_scalar::<f64>()?, 0.0, "{text}");
+    }
+    Ok(())
+}
+
+/// A loss of each kind of index over reducers to which nothing is left: 0 with gradient 0, by short ways and by lists.
+#[test]
+fn reducers_of_nothing_are_zero() -> Result<(), Any> {
+    let texts = [
+        r#"{"name": "mean"}"#,
+        r#"{"name": "sum"}"#,
+        r#"{"name": "avg-non-zero"}"#,
+        r#"{"name": "threshold", "low": 1e9}"#,
+        r#"{"name": "threshold", "high": -1e9}"#,
+        r#"{"name": "threshold", "low": 2.0, "high": 1.0}"#,
+        r#"{"name": "class-weighted", "weights": [0.0, 0.0]}"#,
+        r#"{"name": "divisor", "divisor": 0.0}"#,
+        r#"{"name": "per-anchor", "reducer": {"name": "threshold", "low": 1e9}}"#,
+        r#"{"name": "per-anchor", "reducer": {"name": "avg-non-zero"}}"#,
+        r#"{"name": "by-part", "reducers": {
+            "loss": {"name": "threshold", "low": 1e9}, "pos_loss": {"name": "divisor", "divisor": 0.0},
+            "neg_loss": {"name": "per-anchor", "reducer": {"name": "class-weighted", "weights": [0, 0]}}}}"#,
+    ];
+    let held: Vec<String> =
+        texts.iter().map(|t| t.split('"').nth(3).unwrap_or_default().to_owned()).collect();
+    let missing: Vec<String> =
+        names::<ReducerSpec>().into_iter().filter(|name| !held.contains(name)).collect();
+    assert_eq!(missing, ["do-nothing"], "which leaves no scalar");
+    let losses = [
+        r#"{"name": "contrastive", "pos_margin": 9.0, "neg_margin": -9.0}"#,
+        r#"{"name": "triplet-margin", "margin": -9.0}"#,
+        r#"{"name": "sup-con"}"#,
+        r#"{"name": "nt-xent"}"#,
+    ];
+    for loss in losses {
+        let loss: LossSpec = serde_json::from_str(loss)?;
+        // Hinges are satisfied; of the others the reducer itself leaves nothing.
+        let hinged = matches!(loss, LossSpec::Contrastive(_) | LossSpec::TripletMargin(_));
+        for text in texts {
+            let spec: ReducerSpec = serde_json::from_str(text)?;
+            let empties = !text.contains("mean") && !text.contains("sum") && !text.contains("avg-non-zero");
+            for distance in [
+                Arc::new(Lp::default()) as Arc<dyn Distance>,
+                Arc::new(BregmanDistance::new(common::icnn(4, DType::F64)?, bregman::Side::First)),
+            ] {
+                let objective = Objective::new(loss.build(distance, DType::F64, &Device::Cpu)?);
+                let objective = objective.with_reducer(spec.build());
+                for labels in [&[0i64, 0, 1, 1][..], &[0, 0, 0], &[0, 1], &[0]] {
+                    let x = rows(13, labels.len(), 4)?;
+                    let (value, gradient) = run(&objective, &x, labels, false)?;
+                    assert!(value.is_finite(), "{loss:?} {text} {labels:?}: {value}");
+                    if hinged || empties || labels.len() < 4 {
+                        assert_eq!((value, gradient), (0.0, 0.0), "{loss:?} {text} {labels:?}");
+                    }
+                    let x = Var::from_tensor(&x)?;
+                    let batch = Batch::new(&x, labels)?;
+                    let nothing = Tuples::Pairs(Pairs::default());
+                    let value = objective.forward_with(&batch, Some(&nothing))?;
+                    let gradient = value.backward()?.get(&x).map(|g| g.sqr()?.sum_all()?.to_scalar::<f64>());
+                    assert_eq!(
+                        (value.to_scalar::<f64>()?, gradient.transpose()?),
+                        (0.0, Some(0.0)),
+                        "{text}"
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One positive and one negative pair are pairs like others.
+#[test]
+fn a_single_pair_of_each_kind_counts() -> Result<(), Any> {
+    let x = Tensor::new(&[[0f64, 0.], [3., 4.], [0., 0.5]], &Device::Cpu)?;
+    let batch = Batch::new(&x, &[0, 0, 1])?;
+    let pair = |other| PairList { anchor: vec![0], other: vec![other] };
+    let tuples = Tuples::Pairs(Pairs { positive: pair(1), negative: pair(2) });
+    let loss = Contrastive { distance: Arc::new(Lp::raw(2.0)), config: ContrastiveConfig::default() };
+    let value = Objective::new(Arc::new(loss)).forward_with(&batch, Some(&tuples))?;
+    assert!((value.to_scalar::<f64>()? - 5.5).abs() < 1e-12, "{value}");
+    Ok(())
+}
+
+#[test]
 fn miners_take_any_batch() -> Result<(), Any> {
-    let names = [
+    let texts = [
         r#"{"name": "batch-hard"}"#,
         r#"{"name": "batch-easy-hard"}"#,
         r#"{"name": "triplet-margin"}"#,
@@ -149,14 +277,22 @@ fn miners_take_any_batch() -> Result<(), Any> {
         r#"{"name": "maximum-loss", "output_batch_size": 2, "loss": {"name": "contrastive"}}"#,
         r#"{"name": "random-triplets", "triplets_per_anchor": 3}"#,
     ];
-    for text in names {
+    let held: Vec<String> =
+        texts.iter().map(|t| t.split('"').nth(3).unwrap_or_default().to_owned()).collect();
+    let missing: Vec<String> = names::<MinerSpec>().into_iter().filter(|name| !held.contains(name)).collect();
+    assert_eq!((missing, names::<MinerSpec>().is_empty()), (vec![], false));
+    for text in texts {
         let spec: MinerSpec = serde_json::from_str(text)?;
         for distance in every_distance(4, DType::F32)? {
             if matches!(spec, MinerSpec::DistanceWeighted(_)) && distance.larger_is_closer() {
                 continue;
             }
-            let miner = spec.build(distance)?;
-            for labels in [&[][..], &[0], &[0, 0, 0], &[0, 1, 2], &[0, 0, 1, 1]] {
+            let miner = spec.build(distance.clone())?;
+            let contrastive =
+                Contrastive { distance: distance.clone(), config: ContrastiveConfig::default() };
+            let triplet = TripletMargin { distance, config: TripletMarginConfig::default() };
+            let losses: [Arc<dyn Loss>; 2] = [Arc::new(contrastive), Arc::new(triplet)];
+            for labels in [&[][..], &[0], &[0, 0], &[0, 0, 0], &[0, 1, 2], &[0, 0, 1, 1]] {
                 let x = match labels.len() {
                     0 => Tensor::zeros((0, 4), DType::F32, &Device::Cpu)?,
                     n => rows(7, n, 4)?.to_dtype(DType::F32)?,
@@ -164,6 +300,24 @@ fn miners_take_any_batch() -> Result<(), Any> {
                 let batch = Batch::new(&x, labels)?;
                 let tuples = miner.mine(&batch)?;
                 tuples.check(&batch)?;
+                for loss in &losses {
+                    let objective = Objective::new(loss.clone()).with_miner(miner.clone());
+                    // Its rows, the same row throughout, and rows that occur twice.
+                    let same = x.narrow(0, 0, labels.len().min(1))?.broadcast_as(x.shape())?.contiguous();
+                    let same = if labels.is_empty() { Ok(x.clone()) } else { same };
+                    let twice: Vec<u32> = (0..labels.len() as u32).map(|i| i / 2).collect();
+                    let twice = match twice.len() {
+                        0 => x.clone(),
+                        n => x.index_select(&Tensor::from_vec(twice, n, &Device::Cpu)?, 0)?,
+                    };
+                    for x in [&x, &same?, &twice] {
+                        let (value, gradient) = run(&objective, x, labels, false)?;
+                        assert!(value.is_finite() && gradient.is_finite(), "{text} {labels:?}: {value}");
+                        if miner.mine(&Batch::new(x, labels)?)?.is_empty() {
+                            assert_eq!((value, gradient), (0.0, 0.0), "{text} {labels:?}");
+                        }
+                    }
+                }
                 assert!(
                     labels.len() > 3
                         || tuples.is_empty()

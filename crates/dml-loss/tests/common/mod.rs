@@ -45,6 +45,26 @@ pub fn every_distance(d: usize, dtype: DType) -> dml_loss::Result<Vec<Arc<dyn Di
     Ok(all)
 }
 
+/// The names that a specification lists when it is given a wrong one, without pytorch-metric-learning's.
+pub fn names<T: serde::de::DeserializeOwned>() -> Vec<String> {
+    let error = serde_json::from_str::<T>(r#"{"name": "?"}"#).err().map(|e| e.to_string());
+    let message = error.unwrap_or_default();
+    let quoted = message.split('`').skip(1).step_by(2);
+    quoted.filter(|name| name.starts_with(char::is_lowercase)).map(str::to_owned).collect()
+}
+
+/// The losses with a memory.
+pub fn every_memory() -> Result<Vec<LossSpec>, serde_json::Error> {
+    serde_json::from_str(
+        r#"[
+        {"name": "cross-batch-memory", "loss": {"name": "contrastive", "neg_margin": 1.3}, "memory_size": 8},
+        {"name": "cross-batch-memory", "loss": {"name": "triplet-margin"}, "miner": {"name": "batch-hard"}, "memory_size": 8},
+        {"name": "momentum-queue", "loss": {"name": "nt-xent", "temperature": 0.4}, "memory_size": 8},
+        {"name": "momentum-queue", "loss": {"name": "contrastive"}, "labels": "given", "memory_size": 8}
+    ]"#,
+    )
+}
+
 /// Every loss without a memory by its specification, several settings of some.
 pub fn every_loss() -> Result<Vec<LossSpec>, serde_json::Error> {
     serde_json::from_str(
@@ -123,5 +143,8 @@ pub fn takes(spec: &LossSpec, distance: &dyn Distance) -> bool {
 
 /// Whether a loss matches row i with row i of a reference set.
 pub fn wants_items(spec: &LossSpec) -> bool {
-    matches!(spec, LossSpec::InfoNce(_) | LossSpec::VicReg(_) | LossSpec::TwoViews(_))
+    matches!(
+        spec,
+        LossSpec::InfoNce(_) | LossSpec::VicReg(_) | LossSpec::TwoViews(_) | LossSpec::MomentumQueue(_)
+    )
 }
