@@ -86,9 +86,11 @@ impl Line<'_> {
     /// The run is over; it trained for so long, in part waiting for data.
     pub fn done(self, message: &str, wall_s: f64, trained: &Elapsed) {
         self.bar.finish_and_clear();
-        let waiting = match trained.wall_s {
-            0.0 => String::new(),
-            _ => format!(", {:.1} % of training waited for data", 100.0 * trained.waiting()),
+        // A task that draws its data in the step itself has no loader to wait for.
+        let waiting = if trained.data_wait_s > 0.0 {
+            format!(", {:.1} % of training waited for data", 100.0 * trained.waiting())
+        } else {
+            String::new()
         };
         self.progress.finish_run(&self.id, &format!("{message}  ({wall_s:.1} s{waiting})"));
     }

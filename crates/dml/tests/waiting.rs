@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use candle_core::Device;
 use dml::task::{Images, MetricConfig, MetricTask};
-use dml::{Elapsed, Method, Result, SmallConvConfig, Task, TrainConfig, Watch, train};
+use dml::{Elapsed, Method, SmallConvConfig, Task, TrainConfig, Watch, train};
 use dml_data::transform::Pipeline;
 use dml_data::{ImageSet, Item, Source, bundled};
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Digits, and how many of them were read; each read takes its time.
 #[derive(Debug)]
@@ -40,7 +42,7 @@ impl Source for Counting {
     }
 }
 
-fn task(workers: usize, delay: Duration) -> Result<(MetricTask, Arc<Counting>)> {
+fn task(workers: usize, delay: Duration) -> Outcome<(MetricTask, Arc<Counting>)> {
     let digits = bundled::mnist_5k()?;
     let train: Vec<usize> = (0..digits.len()).collect();
     let pipeline = Pipeline::from(&digits);
@@ -55,10 +57,10 @@ fn task(workers: usize, delay: Duration) -> Result<(MetricTask, Arc<Counting>)> 
 }
 
 #[test]
-fn the_batch_that_calibrates_is_that_of_step_0_and_read_once() -> Result<()> {
+fn the_batch_that_calibrates_is_that_of_step_0_and_read_once() -> Outcome<()> {
     let (task, source) = task(0, Duration::ZERO)?;
     task.calibrate()?;
-    let loss = |step| -> Result<f32> { Ok(task.loss(step)?.to_scalar::<f32>()?) };
+    let loss = |step| -> Outcome<f32> { Ok(task.loss(step)?.to_scalar::<f32>()?) };
     let first = loss(0)?;
     assert_eq!(source.reads.load(Ordering::SeqCst), 4);
     let second = loss(1)?;
@@ -70,7 +72,7 @@ fn the_batch_that_calibrates_is_that_of_step_0_and_read_once() -> Result<()> {
 }
 
 #[test]
-fn waiting_is_counted_whoever_makes_the_batches() -> Result<()> {
+fn waiting_is_counted_whoever_makes_the_batches() -> Outcome<()> {
     let delay = Duration::from_millis(2);
     for workers in [0, 1] {
         let (task, _) = task(workers, delay)?;
