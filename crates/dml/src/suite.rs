@@ -104,6 +104,8 @@ pub struct Finished {
     pub wall_s: f64,
     /// The time of its training steps, which is part of that.
     pub trained: Elapsed,
+    /// Whether an earlier start of the suite finished it.
+    pub before: bool,
 }
 
 /// The marker of a suite whose report was written: the next start begins anew.
@@ -223,7 +225,7 @@ fn run_job(
     if let Some(Stored { wall_s, train_s, data_wait_s, record, .. }) = read_record(&path, &fingerprint)? {
         progress.skip(&job.id, job.steps);
         let trained = Elapsed { wall_s: train_s, data_wait_s };
-        return Ok(Finished { id: job.id.clone(), record, wall_s, trained });
+        return Ok(Finished { id: job.id.clone(), record, wall_s, trained, before: true });
     }
     atomic::write(folder.join("config.toml"), &job.config)?;
     let line = progress.start(&job.id, job.steps);
@@ -246,7 +248,7 @@ fn run_job(
     atomic::write(&path, to_toml(&stored)?)?;
     discard(&checkpoint)?;
     line.done(&summary(&stored.record), wall_s, &trained);
-    Ok(Finished { id: job.id.clone(), record: stored.record, wall_s, trained })
+    Ok(Finished { id: job.id.clone(), record: stored.record, wall_s, trained, before: false })
 }
 
 fn summary(record: &Record) -> String {

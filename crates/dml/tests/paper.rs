@@ -34,6 +34,7 @@ fn a_missing_set_is_named_and_the_others_run() {
     let metrics = run(out.path(), data.path(), false).unwrap();
     let report = std::fs::read_to_string(out.path().join("report.md")).unwrap();
     assert!(report.contains("Missing, so not in this report: svhn."), "{report}");
+    assert!(report.contains("22 runs in "), "{report}");
     assert!(report.contains("| svhn | – | – | – | 73,257 + 26,032 | MISSING |"), "{report}");
     assert!(
         report.contains("mnist-5k, zero-shot: 2,500 training images, retrieval among 60 test images."),

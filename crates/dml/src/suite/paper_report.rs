@@ -39,14 +39,13 @@ pub(super) fn build(facts: &Facts<'_>, finished: &[Finished]) -> Result<Report> 
     sections.push(how(facts, &runs));
     let (there, missing) = names(facts);
     let mut intro = vec![format!(
-        "Metric learning on {}, closed-set and zero-shot: {} methods × {} seeds × {} steps, {} runs in {:.0} s on {} \
+        "Metric learning on {}, closed-set and zero-shot: {} methods × {} seeds × {} steps, {} on {} \
          workers, with those that chose learning rates.",
         there.join(", "),
         METHODS.len(),
         facts.config.seeds,
         facts.config.steps,
-        finished.len(),
-        facts.elapsed.as_secs_f64(),
+        runs.took(facts.elapsed),
         facts.workers,
     )];
     if !missing.is_empty() {

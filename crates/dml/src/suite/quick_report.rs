@@ -52,6 +52,17 @@ impl Runs<'_> {
         time
     }
 
+    /// `162 runs in 1,200 s`; of a suite that went on after an interruption, which of them took that long.
+    pub(super) fn took(&self, elapsed: Duration) -> String {
+        let (n, elapsed) = (self.0.len(), elapsed.as_secs_f64());
+        match self.0.iter().filter(|run| run.before).count() {
+            0 => format!("{n} runs in {elapsed:.0} s"),
+            before => {
+                format!("{n} runs, {before} of them before an interruption and the others in {elapsed:.0} s")
+            }
+        }
+    }
+
     pub(super) fn mean(&self, group: &str, name: &str) -> Result<Interval> {
         Ok(mean_interval(&self.values(group, name)?, LEVEL)?)
     }
@@ -91,11 +102,10 @@ pub(super) fn build(facts: Facts<'_>, runs: &[Finished]) -> Result<Report> {
         format!(
             "A convolutional encoder and a convex function φ are trained together on real digits; the Bregman \
              divergence `D(x ‖ y) = φ(x) − φ(y) − ⟨∇φ(y), x − y⟩` is the distance. Every number comes from this \
-             run: {} runs on {} images of MNIST, {:.0} s with {} at a time.",
-            runs.0.len(),
-            facts.digits.len(),
-            facts.elapsed.as_secs_f64(),
+             suite: {} with {} at a time, on {} images of MNIST.",
+            runs.took(facts.elapsed),
             facts.workers,
+            facts.digits.len(),
         ),
         format!(
             "Means ± half-widths of {:.0} % t-intervals over {metric_seeds} seeds (metric learning) and \
@@ -261,4 +271,31 @@ fn how_section(facts: &Facts<'_>, runs: &Runs<'_>) -> Section {
     }
     section.block(table);
     section
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::suite::Record;
+
+    #[test]
+    fn runs_of_an_earlier_start_are_not_counted_into_this_ones_time() {
+        let run = |before, wall_s, data_wait_s| Finished {
+            id: format!("closed-set/euclidean/seed-{before}"),
+            record: Record::default(),
+            wall_s,
+            trained: Elapsed { wall_s: wall_s / 2.0, data_wait_s },
+            before,
+        };
+        let mut finished = [run(false, 8.0, 0.5), run(false, 2.0, 0.5)];
+        let elapsed = Duration::from_millis(5_400);
+        assert_eq!(Runs(&finished).took(elapsed), "2 runs in 5 s");
+        finished[0].before = true;
+        let runs = Runs(&finished);
+        assert_eq!(runs.took(elapsed), "2 runs, 1 of them before an interruption and the others in 5 s");
+        // Waiting is a share of the steps, not of the runs.
+        let (wall_s, trained) = runs.time("closed-set/");
+        assert_eq!((wall_s, trained.wall_s, trained.waiting()), (10.0, 5.0, 0.2));
+        assert_eq!(runs.time("zero-shot/").1.waiting(), 0.0);
+    }
 }
