@@ -63,10 +63,15 @@ impl<T: Real> Drop for Buffer<T> {
         }
         let bytes = values.capacity() * size_of::<T>();
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        let held: usize = free.iter().map(|(bytes, _)| bytes).sum();
-        if held + bytes <= KEPT_BYTES {
-            free.push((bytes, Box::new(values)));
+        let held = |free: &[(usize, _)]| free.iter().map(|(bytes, _)| bytes).sum::<usize>();
+        if bytes > KEPT_BYTES {
+            return;
         }
+        // Sizes that nobody asks for any more make room.
+        while held(&free) + bytes > KEPT_BYTES {
+            free.remove(0);
+        }
+        free.push((bytes, Box::new(values)));
     }
 }
 

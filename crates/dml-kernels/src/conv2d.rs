@@ -133,6 +133,28 @@ impl Geometry {
                  {height}×{width} pixels padded by {padding}"
             );
         };
+        // Work buffers hold up to 16 times the elements of a padded image.
+        let padded = |size: usize| padding.checked_mul(2)?.checked_add(size)?.checked_add(stride);
+        let elements = |planes: usize, height: Option<usize>, width: Option<usize>| {
+            batch
+                .max(1)
+                .checked_mul(planes)?
+                .checked_mul(height?)?
+                .checked_mul(width?)?
+                .checked_mul(16 * size_of::<f64>())
+        };
+        let largest = elements(channels, padded(height), padded(width)).zip(elements(
+            outputs,
+            Some(out_height),
+            Some(out_width),
+        ));
+        if largest.is_none_or(|(input, output)| input.max(output) > isize::MAX as usize) {
+            bail!(
+                "conv2d: `x` {:?} padded by {padding} makes {out_height}×{out_width} outputs of {outputs} channels, more \
+                 than memory can address",
+                x.dims()
+            );
+        }
         Ok(Self {
             batch,
             channels,

@@ -29,7 +29,8 @@ const SHARE_FROM: usize = 16_384;
 pub enum Pairing {
     /// ⟨x_i, y_j⟩.
     InnerProduct,
-    /// ‖x_i − y_j‖ to a power above 0. What cannot be told from 0 is 0 with gradient 0.
+    /// ‖x_i − y_j‖ to a power above 0. What cannot be told from 0 is 0, with gradient 0 but for the square, whose
+    /// gradient 2·(x_i − y_j) has no singularity.
     Euclidean {
         /// The power.
         power: f64,
@@ -411,12 +412,13 @@ vectorized! {
             for (o, &bb) in row.iter_mut().zip(bb) {
                 let scale = aa + bb;
                 let square = scale - two * *o;
-                *o = if square > floor * scale { square } else { T::ZERO };
+                // Neither a NaN nor squares that overflow are a distance of 0.
+                *o = if (square <= floor * scale) & (scale < T::ONE / T::ZERO) { T::ZERO } else { square };
             }
             if power == 1.0 {
                 row.iter_mut().for_each(|o| *o = o.sqrt());
             } else if power != 2.0 {
-                row.iter_mut().for_each(|o| *o = if *o > T::ZERO { o.powf(half) } else { T::ZERO });
+                row.iter_mut().for_each(|o| *o = if *o == T::ZERO { T::ZERO } else { o.powf(half) });
             }
         }
     }

@@ -8,9 +8,11 @@ use crate::real::Real;
 
 /// Buffers that a thread keeps at most.
 const KEPT: usize = 16;
+/// Their bytes at most: one image of unusual size is not kept for ever.
+const KEPT_BYTES: usize = 64 << 20;
 
 thread_local! {
-    static FREE: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+    static FREE: RefCell<Vec<(usize, Box<dyn Any>)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A slice of elements that goes back to the thread when dropped.
@@ -37,12 +39,12 @@ impl<T: Real> Scratch<T> {
     /// The smallest kept buffer that is large enough, else the largest, which grows.
     fn take(len: usize) -> Vec<T> {
         FREE.with_borrow_mut(|free| {
-            let of = |buffer: &Box<dyn Any>| buffer.downcast_ref::<Vec<T>>().map(Vec::capacity);
+            let of = |(_, buffer): &(usize, Box<dyn Any>)| buffer.downcast_ref::<Vec<T>>().map(Vec::capacity);
             let fits = |&(_, capacity): &(usize, usize)| capacity >= len;
             let capacities = || free.iter().enumerate().filter_map(|(i, buffer)| Some((i, of(buffer)?)));
             let best = capacities().filter(fits).min_by_key(|&(_, capacity)| capacity);
             let best = best.or_else(|| capacities().max_by_key(|&(_, capacity)| capacity));
-            let buffer = best.map(|(i, _)| free.swap_remove(i));
+            let buffer = best.map(|(i, _)| free.swap_remove(i).1);
             buffer.and_then(|buffer| buffer.downcast().ok()).map(|buffer| *buffer).unwrap_or_default()
         })
     }
@@ -51,12 +53,14 @@ impl<T: Real> Scratch<T> {
 impl<T: Real> Drop for Scratch<T> {
     fn drop(&mut self) {
         let values = std::mem::take(&mut self.0);
+        let bytes = values.capacity() * size_of::<T>();
         // A thread that is ending has nothing to keep it in.
         let _ = FREE.try_with(|free| {
             if let Ok(mut free) = free.try_borrow_mut()
                 && free.len() < KEPT
+                && bytes + free.iter().map(|(bytes, _)| bytes).sum::<usize>() <= KEPT_BYTES
             {
-                free.push(Box::new(values));
+                free.push((bytes, Box::new(values)));
             }
         });
     }

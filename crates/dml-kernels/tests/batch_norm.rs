@@ -5,7 +5,7 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor, Var};
-use common::{assert_close, assert_gradients, normal, weigh};
+use common::{assert_close, assert_gradients, clear_of_kink, normal, weigh};
 use dml_kernels::{
     Activation, BatchNormConfig, BatchNormMode, Running, add_relu, batch_norm1d, batch_norm2d,
 };
@@ -39,6 +39,11 @@ proptest! {
             for mode in [TRAIN, BatchNormMode::Eval] {
                 let config = BatchNormConfig { mode, epsilon: 0.1, activation };
                 let statistics = (mode == BatchNormMode::Eval).then_some(&running);
+                let plain = BatchNormConfig { activation: Activation::Identity, ..config };
+                let near = !clear_of_kink(&batch_norm2d(&x, &gamma, &beta, statistics, plain)?);
+                if activation == Activation::Relu && near {
+                    continue;
+                }
                 let run = || weigh(&batch_norm2d(&x, &gamma, &beta, statistics, config)?);
                 assert_gradients("batch_norm2d", &[&x, &gamma, &beta], run);
                 let data = x.as_tensor().detach();

@@ -5,7 +5,7 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor, Var};
-use common::{assert_close, assert_gradients, normal, weigh};
+use common::{assert_close, assert_gradients, clear_of_kink, normal, weigh};
 use dml_kernels::{
     Activation, AdamW, Conv2dConfig, adamw_step, avg_pool2d, conv2d, global_avg_pool2d, l2_normalize, linear,
     max_pool2d, separable_units, sigmoid, softplus, softplus_increment,
@@ -14,12 +14,6 @@ use proptest::prelude::*;
 
 fn var(seed: u64, shape: impl Into<candle_core::Shape>) -> Var {
     Var::from_tensor(&normal(seed, shape)).unwrap()
-}
-
-/// Whether no entry is so near to 0 that a difference step could carry it across.
-fn clear_of_kink(z: &Tensor) -> bool {
-    let z = z.flatten_all().unwrap().to_vec1::<f64>().unwrap();
-    z.iter().all(|z| z.abs() > 1e-3)
 }
 
 proptest! {
@@ -256,4 +250,14 @@ fn wrong_shapes_are_errors_that_name_the_argument() {
     let message =
         conv2d(&image, &normal(2, (4, 2, 5, 5)), None, Conv2dConfig::default()).unwrap_err().to_string();
     assert!(message.starts_with("conv2d: a 5×5 kernel with dilation 1 does not fit into 2×2"), "{message}");
+}
+
+#[test]
+fn convolutions_beyond_any_memory_are_errors() {
+    let (x, weight) = (normal(1, (1, 1, 1, 1)), normal(2, (1, 1, 1, 1)));
+    for padding in [1usize << 31, 1 << 62] {
+        let config = Conv2dConfig { padding, ..Default::default() };
+        let message = conv2d(&x, &weight, None, config).unwrap_err().to_string();
+        assert!(message.contains("memory") || message.contains("does not fit"), "{message}");
+    }
 }

@@ -151,10 +151,10 @@ impl Reducer for Threshold {
         let losses = part.losses.detach();
         let mut keep = ones_like(&losses)?.ge(0.5)?; // [k], u8
         if let Some(low) = self.low {
-            keep = losses.gt(low)?;
+            keep = losses.le(low)?.eq(0u8)?; // a NaN counts, and is seen
         }
         if let Some(high) = self.high {
-            keep = (keep * losses.lt(high)?)?;
+            keep = (keep * losses.ge(high)?.eq(0u8)?)?;
         }
         let count = keep.to_dtype(losses.dtype())?.sum_all()?.maximum(1.0)?;
         Ok((fill_unless(&part.losses, &keep, 0.0)?.sum_all()? / count)?)

@@ -51,17 +51,52 @@ pub(crate) fn largest<T: Real>(x: &[T], weight: &[T]) -> T {
     most
 }
 
+/// A logarithm of a sum as two terms, so that what is near the larger one can be taken from it first.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LogSum<T> {
+    shift: T,
+    log: T,
+}
+
+impl<T: Real> LogSum<T> {
+    /// The logarithm.
+    #[inline(always)]
+    pub(crate) fn value(self) -> T {
+        self.shift + self.log
+    }
+
+    /// The logarithm less x.
+    #[inline(always)]
+    pub(crate) fn less(self, x: T) -> T {
+        (self.shift - x) + self.log
+    }
+}
+
 /// log Σ_j w_j exp(x_j), with a term e⁰ more where `one`; `x` becomes the derivatives by x_j. A sum over nothing counts
 /// as logarithm 0 with derivatives 0.
 #[inline(always)]
 pub(crate) fn log_sum_exp<T: Real>(x: &mut [T], weight: &[T], one: bool) -> T {
+    log_sum_exp_terms(x, weight, one).value()
+}
+
+/// The same as two terms.
+#[inline(always)]
+pub(crate) fn log_sum_exp_terms<T: Real>(x: &mut [T], weight: &[T], one: bool) -> LogSum<T> {
     let mut shift = largest(x, weight);
     if one && shift < T::ZERO {
         shift = T::ZERO;
     }
     if shift == T::NEG_INFINITY {
-        x.fill(T::ZERO);
-        return T::ZERO;
+        // Nothing, or nothing but e^−∞, or NaN, which is neither larger nor smaller.
+        let mut shift = T::ZERO;
+        for (&x, _) in x.iter().zip(weight).filter(|(_, w)| **w > T::ZERO) {
+            shift = if x.is_nan() { x } else { shift + T::NEG_INFINITY };
+            if shift.is_nan() {
+                break;
+            }
+        }
+        x.fill(if shift.is_nan() { shift } else { T::ZERO });
+        return LogSum { shift, log: T::ZERO };
     }
     for (x, &w) in x.iter_mut().zip(weight) {
         let e = (*x - shift).exp_fast() * w;
@@ -73,20 +108,27 @@ pub(crate) fn log_sum_exp<T: Real>(x: &mut [T], weight: &[T], one: bool) -> T {
             // Few and far from 1: the logarithm keeps what 1 + total would round away.
             let inverse = T::ONE / (T::ONE + total);
             x.iter_mut().for_each(|x| *x = *x * inverse);
-            return total.ln_1p_unit();
+            return LogSum { shift, log: total.ln_1p_unit() };
         }
         total += (-shift).exp_fast();
     }
     let inverse = T::ONE / total;
     x.iter_mut().for_each(|x| *x = *x * inverse);
-    total.ln() + shift
+    LogSum { shift, log: total.ln() }
+}
+
+/// max(z, 0) and its derivative, 0 at 0; NaN stays NaN, so that a loss shows it.
+#[inline(always)]
+pub(crate) fn hinge<T: Real>(z: T) -> (T, T) {
+    let off = z <= T::ZERO;
+    (if off { T::ZERO } else { z }, if off { T::ZERO } else { T::ONE })
 }
 
 /// log(1 + eᶻ) and its derivative.
 #[inline(always)]
 pub(crate) fn softplus<T: Real>(z: T) -> (T, T) {
     let e = (-z.abs()).exp_fast();
-    let value = z.max(T::ZERO) + e.ln_1p_unit();
+    let value = hinge(z).0 + e.ln_1p_unit();
     let slope = if z < T::ZERO { e } else { T::ONE } / (T::ONE + e);
     (value, slope)
 }
@@ -152,6 +194,30 @@ mod tests {
         let mut x = [1e30f32, -3.0];
         assert_eq!(log_sum_exp(&mut x, &[0.0, 0.0], true), 0.0);
         assert_eq!(x, [0.0, 0.0]);
+    }
+
+    #[test]
+    fn nan_is_not_nothing() {
+        for one in [false, true] {
+            for mut x in [[f64::NAN, f64::NAN], [f64::NAN, 1.0], [1.0, f64::NAN]] {
+                assert!(log_sum_exp(&mut x, &[1.0, 1.0], one).is_nan());
+                assert!(x.iter().any(|x| x.is_nan()));
+            }
+        }
+        let mut x = [f64::NAN, 1.0];
+        assert_eq!(log_sum_exp(&mut x, &[0.0, 1.0], false), 1.0);
+        let mut x = [f64::NEG_INFINITY; 2];
+        assert_eq!(log_sum_exp(&mut x, &[1.0, 0.0], false), f64::NEG_INFINITY);
+        assert_eq!(x, [0.0; 2]);
+        assert!(hinge(f64::NAN).0.is_nan() && softplus(f64::NAN).0.is_nan());
+        assert_eq!((hinge(0.0), hinge(-1.0), hinge(2.0)), ((0.0, 0.0), (0.0, 0.0), (2.0, 1.0)));
+    }
+
+    #[test]
+    fn a_logarithm_keeps_what_is_left_of_its_largest_term() {
+        let mut x = [10000f32, 9992.0];
+        let less = log_sum_exp_terms(&mut x, &[1.0, 1.0], false).less(10000.0);
+        assert!((less - (-8f32).exp().ln_1p()).abs() < 1e-6, "{less}");
     }
 
     #[test]

@@ -9,9 +9,9 @@ use crate::Result;
 /// Rows whose norm is below this are left as they are instead of being blown up to length 1.
 const LEAST_NORM: f64 = 1e-12;
 
-/// max(x, 0) with gradient 0 at 0 (candle's `relu` gives 1 there).
+/// max(x, 0) with gradient 0 at 0 (candle's `relu` gives 1 there); NaN stays NaN, so that a loss shows it.
 pub(crate) fn hinge(x: &Tensor) -> Result<Tensor> {
-    Ok(x.detach().gt(0.0)?.where_cond(x, &zeros_like(x)?)?)
+    Ok(x.detach().le(0.0)?.where_cond(&zeros_like(x)?, x)?)
 }
 
 /// Zeros that are no part of any graph.
@@ -98,8 +98,9 @@ pub(crate) fn squared_distances(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let squared = left.matmul(&right.t()?)?; // [n, m]
     let scale = xx.detach().broadcast_add(&yy.detach().t()?)?; // [n, m]
     let epsilon = if x.dtype() == DType::F64 { f64::EPSILON } else { f64::from(f32::EPSILON) };
-    let apart = squared.detach().gt(&(scale * (16.0 * epsilon))?)?;
-    fill_unless(&squared, &apart, 0.0)
+    let bound = (scale * (16.0 * epsilon))?;
+    let near = (squared.detach().le(&bound)? * bound.lt(f64::INFINITY)?)?; // not where the squares overflow
+    fill_unless(&squared, &near.eq(0u8)?, 0.0)
 }
 
 /// Entries `(row, col)` of a matrix: `[n, m]` and k index pairs → `[k]`.

@@ -54,7 +54,7 @@ vectorized! {
                 Some(1.0) => {
                     for ((o, &s), &v) in out.iter_mut().zip(slopes).zip(values) {
                         let by = s * factor / v;
-                        *o = if v > T::ZERO { by } else { T::ZERO };
+                        *o = if v == T::ZERO { T::ZERO } else { by };
                     }
                 }
                 Some(power) => {
@@ -72,14 +72,12 @@ vectorized! {
 fn twice_slope<T: Real>(value: T, power: f64) -> T {
     if power == 2.0 {
         T::ONE + T::ONE
-    } else if value > T::ZERO {
-        if power == 1.0 {
-            T::ONE / value
-        } else {
-            T::from_f64(power) * value.powf(T::from_f64((power - 2.0) / power))
-        }
-    } else {
+    } else if value == T::ZERO {
         T::ZERO
+    } else if power == 1.0 {
+        T::ONE / value
+    } else {
+        T::from_f64(power) * value.powf(T::from_f64((power - 2.0) / power))
     }
 }
 

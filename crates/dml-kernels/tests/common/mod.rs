@@ -64,3 +64,9 @@ pub fn assert_gradients(what: &str, vars: &[&Var], f: impl Fn() -> Result<Tensor
         );
     }
 }
+
+/// Whether no entry is so near to 0 that a difference step could carry it across.
+pub fn clear_of_kink(z: &Tensor) -> bool {
+    let z = z.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+    z.iter().all(|z| z.abs() > 1e-3)
+}

@@ -84,11 +84,11 @@ impl RowLoss for Rows<'_> {
         let (offset, sign) = (T::from_f64(self.offset), T::from_f64(self.sign));
         let of_positive = |v: T| {
             let s = offset + sign * v;
-            (gamma * (T::ONE + m - s).max(T::ZERO), s)
+            (gamma * rows::hinge(T::ONE + m - s).0, s)
         };
         let of_negative = |v: T| {
             let s = offset + sign * v;
-            (gamma * (s + m).max(T::ZERO), s)
+            (gamma * rows::hinge(s + m).0, s)
         };
         for ((p, n), &v) in p.iter_mut().zip(&mut *n).zip(row) {
             let ((weight_p, s), (weight_n, _)) = (of_positive(v), of_negative(v));

@@ -2,7 +2,7 @@
 
 use dml_kernels::{Real, RowLoss};
 
-use crate::rows::{self, log_sum_exp};
+use crate::rows::{self, log_sum_exp_terms};
 
 /// What a margin does to the closeness of the own class.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -68,7 +68,7 @@ impl RowLoss for ClassRows<'_> {
             own_slope = T::from_f64(slope);
         }
         let at_own = logits[own];
-        let norm = log_sum_exp(logits, ones, false);
+        let norm = log_sum_exp_terms(logits, ones, false);
         logits[own] = (logits[own] - T::ONE) * own_slope;
         if self.per_class == 1 {
             slopes.iter_mut().zip(&*logits).for_each(|(slope, &p)| *slope = factor * p);
@@ -78,7 +78,7 @@ impl RowLoss for ClassRows<'_> {
                 slopes[closest(centers, self.factor)] = factor * p;
             }
         }
-        norm - at_own
+        norm.less(at_own)
     }
 }
 

@@ -135,8 +135,9 @@ impl Loss for Histogram {
             (bin, x - bin as f64)
         };
         // What lies beyond the range counts at its edge, and does not move there.
+        let (least, most) = far.range;
         let scale = |at: usize, pairs: &[usize]| {
-            let inside = (0.0..=self.bins as f64).contains(&((values[at] - low) / width));
+            let inside = (least..=most).contains(&values[at]);
             if inside { 1.0 / (width * pairs.len() as f64) } else { 0.0 }
         };
         let density = |pairs: &[usize]| {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Batch, Distance, Error, Loss, Parameter, Part, Result, Temperature, TemperatureSpec, Tuples,
     loss::logits::{Logits, calibrate},
-    rows::log_sum_exp,
+    rows::log_sum_exp_terms,
     tensor::{entries, masked_log_sum_exp, ones_like},
 };
 
@@ -110,10 +110,10 @@ impl RowLoss for OfOwnColumn {
         let factor = T::from_f64(self.factor);
         scratch.fill(T::ONE);
         slopes.iter_mut().zip(row).for_each(|(logit, &v)| *logit = factor * v);
-        let norm = log_sum_exp(slopes, scratch, false);
+        let norm = log_sum_exp_terms(slopes, scratch, false);
         slopes.iter_mut().for_each(|slope| *slope = *slope * factor);
         slopes[i] = slopes[i] - factor;
-        norm - factor * row[i]
+        norm.less(factor * row[i])
     }
 }
 

@@ -93,12 +93,13 @@ impl Lifted<'_> {
     fn of<T: Real>(&self, norms: &[f64], a: usize, p: usize, v: T) -> (T, T, [T; 2]) {
         let of_a = T::from_f64(norms[a]);
         let of_p = T::from_f64(if self.both { norms[p] } else { NOTHING });
-        let (high, low) = (of_a.max(of_p), of_a.min(of_p));
+        // Not `max`, which would pass over a NaN.
+        let (high, low) = if of_a > of_p { (of_a, of_p) } else { (of_p, of_a) };
         let (log, of_low) = rows::softplus(low - high);
-        let some = high > T::from_f64(NOTHING / 2.0);
-        let (negatives, share) = if some { (high + log, T::ONE) } else { (T::ZERO, T::ZERO) };
+        let none = (of_a <= T::from_f64(NOTHING / 2.0)) & (of_p <= T::from_f64(NOTHING / 2.0));
+        let (negatives, share) = if none { (T::ZERO, T::ZERO) } else { (high + log, T::ONE) };
         let sign = T::from_f64(self.sign);
-        let z = (sign * (v - T::from_f64(self.config.pos_margin)) + negatives).max(T::ZERO);
+        let z = rows::hinge(sign * (v - T::from_f64(self.config.pos_margin)) + negatives).0;
         let (to_low, to_high) = (z * share * of_low, z * share * (T::ONE - of_low));
         let to_norms = if of_a > of_p { [to_high, to_low] } else { [to_low, to_high] };
         (T::from_f64(0.5) * z * z, sign * z, to_norms)
@@ -244,8 +245,8 @@ impl Loss for LiftedStructure {
             let (high, low) = (negatives.maximum(&of_positive)?, negatives.minimum(&of_positive)?);
             negatives = (softplus(&(low - &high)?)? + high)?;
         }
-        let some = negatives.detach().gt(NOTHING / 2.0)?;
-        let negatives = fill_unless(&negatives, &some, 0.0)?;
+        let none = negatives.detach().le(NOTHING / 2.0)?;
+        let negatives = fill_unless(&negatives, &none.eq(0u8)?, 0.0)?;
         let own = entries(&values, &positive.anchor, &positive.other)?; // [k]
         let own = self.distance.margin_over(&own, self.config.pos_margin)?;
         let losses = (hinge(&(negatives + own)?)?.sqr()? * 0.5)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
-use dml_kernels::{Band, Real, Tally};
+use dml_kernels::{Band, Real, RowMap, Tally};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -14,8 +14,8 @@ use crate::{
         triplet_rows::{TripletForm, TripletRows},
         tuple_sum::{Added, TupleSum},
     },
-    rows::EachRow,
-    tensor::{download, entries, hinge, rows, upload},
+    rows,
+    tensor::{download, entries, hinge, rows as rows_of, upload},
     tuples::TripletTable,
 };
 
@@ -157,22 +157,32 @@ impl Boundary {
     fn excess<T: Real>(&self, anchor: usize, value: T, sign: f64) -> T {
         T::from_f64(sign) * (value - T::from_f64(self.beta[anchor])) + T::from_f64(self.margin)
     }
+}
 
-    /// The number of hinge terms above 0 among the triplets of a row.
-    fn active(&self, i: usize, row: &[f64], triplets: &TripletTable) -> f64 {
-        let one = |j: usize, sign: f64| f64::from(u8::from(self.excess(i, row[j], sign) > 0.0));
-        match triplets {
+/// The number of hinge terms above 0 among the triplets of a row, in the precision of the losses.
+struct Active<'a> {
+    form: &'a Boundary,
+    triplets: &'a TripletTable,
+}
+
+impl RowMap for Active<'_> {
+    type Found = f64;
+
+    fn find<T: Real>(&self, i: usize, row: &[T], found: &mut Vec<f64>) {
+        let Boundary { sign: of_positive, .. } = *self.form;
+        let one = |j: usize, sign: f64| rows::hinge(self.form.excess(i, row[j], sign)).1.to_f64();
+        found.push(match self.triplets {
             TripletTable::Listed { positive, negative } => {
-                let positive = positive.of(i).iter().map(|&p| one(p as usize, self.sign)).sum::<f64>();
-                positive + negative.of(i).iter().map(|&n| one(n as usize, -self.sign)).sum::<f64>()
+                let positive = positive.of(i).iter().map(|&p| one(p as usize, of_positive)).sum::<f64>();
+                positive + negative.of(i).iter().map(|&n| one(n as usize, -of_positive)).sum::<f64>()
             }
             TripletTable::Products(pairs) => {
                 let (mut p, mut n) = ([0.0; 2], [0.0; 2]);
-                pairs.each_positive(i, |j| p = [p[0] + 1.0, p[1] + one(j, self.sign)]);
-                pairs.each_negative(i, |j| n = [n[0] + 1.0, n[1] + one(j, -self.sign)]);
+                pairs.each_positive(i, |j| p = [p[0] + 1.0, p[1] + one(j, of_positive)]);
+                pairs.each_negative(i, |j| n = [n[0] + 1.0, n[1] + one(j, -of_positive)]);
                 p[1] * n[0] + p[0] * n[1]
             }
-        }
+        });
     }
 }
 
@@ -181,20 +191,19 @@ impl TripletForm for Boundary {
 
     #[inline(always)]
     fn positive<T: Real>(&self, anchor: usize, value: T) -> (T, T) {
-        let excess = self.excess(anchor, value, self.sign);
-        let hit = excess > T::ZERO;
-        (excess.max(T::ZERO), if hit { T::from_f64(self.sign) } else { T::ZERO })
+        let (excess, slope) = rows::hinge(self.excess(anchor, value, self.sign));
+        (excess, slope * T::from_f64(self.sign))
     }
 
     #[inline(always)]
     fn loss<T: Real>(&self, (positive, _): (T, T), anchor: usize, value: T) -> T {
-        positive + self.excess(anchor, value, -self.sign).max(T::ZERO)
+        positive + rows::hinge(self.excess(anchor, value, -self.sign)).0
     }
 
     #[inline(always)]
     fn slopes<T: Real>(&self, (_, slope): (T, T), anchor: usize, value: T) -> (T, T) {
-        let hit = self.excess(anchor, value, -self.sign) > T::ZERO;
-        (slope, if hit { T::from_f64(-self.sign) } else { T::ZERO })
+        let to_negative = rows::hinge(self.excess(anchor, value, -self.sign)).1;
+        (slope, to_negative * T::from_f64(-self.sign))
     }
 }
 
@@ -221,9 +230,7 @@ impl Loss for Margin {
         };
         let matrix = batch.pairs(&self.distance)?;
         let active = || -> Result<f64> {
-            let active = EachRow::new(|i, row: &[f64], found: &mut Vec<f64>| {
-                found.push(losses.form.active(i, row, losses.triplets));
-            });
+            let active = Active { form: &losses.form, triplets: losses.triplets };
             Ok(matrix.map_rows(&active)?.iter().sum())
         };
         let mut sum = TupleSum::new(&matrix, reducer, batch.labels())?;
@@ -275,7 +282,7 @@ impl Loss for Margin {
             Some(classes) => {
                 let ids = class_ids("Margin", batch, classes)?;
                 let ids: Vec<u32> = triplets.anchor.iter().map(|&a| ids[a as usize]).collect();
-                rows(&own_beta, &ids)? // [k]
+                rows_of(&own_beta, &ids)? // [k]
             }
             None => own_beta, // [1]
         };

@@ -39,8 +39,8 @@ impl PairHinge<'_> {
     fn of<T: Real>(&self, v: T) -> (T, T) {
         let sign = T::from_f64(self.sign);
         let signed = sign * (v - T::from_f64(self.bound));
-        let excess = signed.max(T::ZERO);
-        let slope = if excess > T::ZERO { sign } else { T::ZERO };
+        let (excess, slope) = rows::hinge(signed);
+        let slope = slope * sign;
         match self.form {
             Form::Hinge => (excess, slope),
             Form::Squared => (excess * excess, (excess + excess) * slope),

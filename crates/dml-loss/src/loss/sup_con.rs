@@ -81,16 +81,16 @@ impl RowLoss for Rows<'_> {
         }
         let (factor, share) = (T::from_f64(self.factor), T::ONE / count);
         for (((logit, either), &p), &v) in logits.iter_mut().zip(&mut *either).zip(&*positive).zip(row) {
-            *logit = p * v;
+            *logit = if p > T::ZERO { p * v } else { T::ZERO };
             *either = either.max(p);
         }
         let own = factor * share * rows::sum(logits);
         logits.iter_mut().zip(row).for_each(|(logit, &v)| *logit = factor * v);
-        let norm = rows::log_sum_exp(logits, either, false);
+        let norm = rows::log_sum_exp_terms(logits, either, false);
         for ((slope, &soft), &p) in slopes.iter_mut().zip(&*logits).zip(&*positive) {
             *slope = factor * (soft - share * p);
         }
-        norm - own
+        norm.less(own)
     }
 }
 

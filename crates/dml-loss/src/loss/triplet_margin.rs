@@ -113,14 +113,13 @@ impl TripletForm for Violation {
     #[inline(always)]
     fn loss<T: Real>(&self, positive: T, _: usize, value: T) -> T {
         let violation = self.at(positive, value);
-        if self.smooth { rows::softplus(violation).0 } else { violation.max(T::ZERO) }
+        if self.smooth { rows::softplus(violation).0 } else { rows::hinge(violation).0 }
     }
 
     #[inline(always)]
     fn slopes<T: Real>(&self, positive: T, _: usize, value: T) -> (T, T) {
         let violation = self.at(positive, value);
-        let hinge = if violation > T::ZERO { T::ONE } else { T::ZERO };
-        let slope = if self.smooth { rows::softplus(violation).1 } else { hinge };
+        let slope = if self.smooth { rows::softplus(violation).1 } else { rows::hinge(violation).1 };
         let slope = slope * T::from_f64(self.sign);
         (slope, -slope)
     }
