@@ -22,7 +22,7 @@ PLAIN = {
     "generalized-lifted-structure": losses.GeneralizedLiftedStructureLoss,
     "intra-pair-variance": losses.IntraPairVarianceLoss,
     "nca": losses.NCALoss,
-    "tuplet-margin": losses.TupletMarginLoss,
+    "tuplet-margin-scale-8": lambda: losses.TupletMarginLoss(scale=8),
     "angular": losses.AngularLoss,
     "smooth-ap": losses.SmoothAPLoss,
     "pnp": losses.PNPLoss,
