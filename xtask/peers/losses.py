@@ -22,7 +22,7 @@ PLAIN = {
     "generalized-lifted-structure": losses.GeneralizedLiftedStructureLoss,
     "intra-pair-variance": losses.IntraPairVarianceLoss,
     "nca": losses.NCALoss,
-    "tuplet-margin": losses.TupletMarginLoss,
+    "tuplet-margin-scale-8": lambda: losses.TupletMarginLoss(scale=8),
     "angular": losses.AngularLoss,
     "smooth-ap": losses.SmoothAPLoss,
     "pnp": losses.PNPLoss,
@@ -75,8 +75,8 @@ def build(tensors, name):
         loss = with_table(TABLES[name](num_classes=int(labels.max()) + 1, embedding_size=x.shape[1]))
         return lambda: loss(x, labels), parameters
     if name == "dynamic-soft-margin":
-        loss = losses.DynamicSoftMarginLoss(momentum=1.0)
-        return lambda: loss(x, labels), parameters
+        # A new one each pass: its histogram keeps the graph of the last, and a second backward pass fails.
+        return lambda: losses.DynamicSoftMarginLoss(momentum=1.0)(x, labels), parameters
     if name == "cross-batch-memory-contrastive":
         loss = losses.CrossBatchMemory(losses.ContrastiveLoss(), x.shape[1], memory_size=1024)
         return lambda: loss(x, labels), parameters

@@ -94,16 +94,18 @@ pub const LOSSES: [Loss; 45] = [
     case("generalized-lifted-structure", r#"{"loss": {"name": "generalized-lifted-structure"}}"#),
     case("intra-pair-variance", r#"{"loss": {"name": "intra-pair-variance"}}"#),
     case("nca", r#"{"loss": {"name": "nca"}}"#),
-    slow(case("tuplet-margin", r#"{"loss": {"name": "tuplet-margin"}}"#), 256, 5),
+    // At the usual scale of 64 the loss is 1e-5 here, of which the other side's logarithm of 1 + e keeps three digits.
+    slow(case("tuplet-margin-scale-8", r#"{"loss": {"name": "tuplet-margin", "scale": 8.0}}"#), 256, 5),
     slow(case("angular", r#"{"loss": {"name": "angular"}}"#), 512, 5),
     Loss { grouped: true, ..slow(case("smooth-ap", r#"{"loss": {"name": "smooth-ap"}}"#), 256, 5) },
     slow(case("pnp", r#"{"loss": {"name": "pnp"}}"#), 256, 5),
     slow(case("histogram", r#"{"loss": {"name": "histogram"}}"#), 512, 5),
     case("ranked-list", r#"{"loss": {"name": "ranked-list"}}"#),
     case("threshold-consistent-margin", r#"{"loss": {"name": "threshold-consistent-margin"}}"#),
+    // With 3.8 million triplets at n = 512 the other side's histogram of f32 sums is off by 2e-3 from its own in f64.
     slow(
         case("dynamic-soft-margin", r#"{"loss": {"name": "dynamic-soft-margin", "momentum": 1.0}}"#),
-        512,
+        128,
         5,
     ),
     case("instance", r#"{"loss": {"name": "instance"}}"#),

@@ -168,11 +168,14 @@ pub(crate) struct Entries<T> {
     entries: Vec<(u32, T)>,
 }
 
+/// How many entries each row of a piece has, and the entries.
+type Piece<T> = (Vec<usize>, Vec<(u32, T)>);
+
 impl<T: Real> Entries<T> {
     fn of(gradient: MatrixGradient<'_, T>, values: &[T], m: usize, power: Option<f64>) -> Self {
         let n = gradient.slopes.len() / m;
         let piece = piece_rows(n, m).max(1);
-        let pieces: Vec<(Vec<usize>, Vec<(u32, T)>)> = gradient
+        let pieces: Vec<Piece<T>> = gradient
             .slopes
             .par_chunks(piece * m)
             .enumerate()

@@ -88,21 +88,21 @@ pub struct TripletMargin {
     pub config: TripletMarginConfig,
 }
 
-/// max(0, D(a, p) − D(a, n) + m), or its softplus; `sign` is 1 for distances and −1 for similarities.
-struct Violation {
+/// max(0, D(a, p) − D(a, n) + m), or its softplus; `sign` is 1 for distances and −1 for similarities. Which of the two is
+/// known when the loops over triplets are compiled: a choice within them would keep them from being vectorized.
+struct Violation<const SMOOTH: bool> {
     sign: f64,
     margin: f64,
-    smooth: bool,
 }
 
-impl Violation {
+impl<const SMOOTH: bool> Violation<SMOOTH> {
     #[inline(always)]
     fn at<T: Real>(&self, positive: T, value: T) -> T {
         positive - T::from_f64(self.sign) * value
     }
 }
 
-impl TripletForm for Violation {
+impl<const SMOOTH: bool> TripletForm for Violation<SMOOTH> {
     type Positive<T: Real> = T;
 
     #[inline(always)]
@@ -113,15 +113,36 @@ impl TripletForm for Violation {
     #[inline(always)]
     fn loss<T: Real>(&self, positive: T, _: usize, value: T) -> T {
         let violation = self.at(positive, value);
-        if self.smooth { rows::softplus(violation).0 } else { rows::hinge(violation).0 }
+        if SMOOTH { rows::softplus(violation).0 } else { rows::hinge(violation).0 }
     }
 
     #[inline(always)]
     fn slopes<T: Real>(&self, positive: T, _: usize, value: T) -> (T, T) {
         let violation = self.at(positive, value);
-        let slope = if self.smooth { rows::softplus(violation).1 } else { rows::hinge(violation).1 };
+        let slope = if SMOOTH { rows::softplus(violation).1 } else { rows::hinge(violation).1 };
         let slope = slope * T::from_f64(self.sign);
         (slope, -slope)
+    }
+}
+
+impl TripletMargin {
+    fn reduced_by(
+        &self,
+        batch: &Batch,
+        tuples: Option<&Tuples>,
+        reducer: &dyn Reducer,
+        form: impl TripletForm,
+    ) -> Result<Reduced> {
+        let triplets = TripletTable::new(batch, tuples);
+        if self.config.swap {
+            return swapped_rows::reduced(batch, &self.distance, &triplets, &form, reducer);
+        }
+        let matrix = batch.pairs(&self.distance)?;
+        let mut sum = TupleSum::new(&matrix, reducer, batch.labels())?;
+        match sum.add("loss", &TripletRows { triplets: &triplets, form }, |_| Ok(None))? {
+            Added::Yes => Ok(Reduced::of(sum.finish(None)?)),
+            Added::No => Ok(Reduced::Unknown),
+        }
     }
 }
 
@@ -134,17 +155,11 @@ impl Loss for TripletMargin {
         if batch.nothing() {
             return Ok(Reduced::Nothing);
         }
-        let triplets = TripletTable::new(batch, tuples);
         let sign = if self.distance.larger_is_closer() { -1.0 } else { 1.0 };
-        let form = Violation { sign, margin: self.config.margin, smooth: self.config.smooth_loss };
-        if self.config.swap {
-            return swapped_rows::reduced(batch, &self.distance, &triplets, &form, reducer);
-        }
-        let matrix = batch.pairs(&self.distance)?;
-        let mut sum = TupleSum::new(&matrix, reducer, batch.labels())?;
-        match sum.add("loss", &TripletRows { triplets: &triplets, form }, |_| Ok(None))? {
-            Added::Yes => Ok(Reduced::of(sum.finish(None)?)),
-            Added::No => Ok(Reduced::Unknown),
+        let margin = self.config.margin;
+        match self.config.smooth_loss {
+            false => self.reduced_by(batch, tuples, reducer, Violation::<false> { sign, margin }),
+            true => self.reduced_by(batch, tuples, reducer, Violation::<true> { sign, margin }),
         }
     }
 
