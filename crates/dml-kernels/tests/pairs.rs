@@ -269,9 +269,9 @@ fn rows_that_do_not_fit_are_named() {
 fn takes(i: usize, j: usize) -> bool {
     match i % 4 {
         0 => false,
-        1 => j % 2 == 0,
+        1 => j.is_multiple_of(2),
         2 => j % 2 == 1,
-        _ => (i + j) % 3 != 0,
+        _ => !(i + j).is_multiple_of(3),
     }
 }
 
@@ -368,7 +368,7 @@ impl RowMap for Largest {
 
     #[inline(always)]
     fn find<T: Real>(&self, i: usize, row: &[T], found: &mut Vec<(usize, f64)>) {
-        if i % 4 != 0 {
+        if !i.is_multiple_of(4) {
             found.push((i, row.iter().fold(f64::NEG_INFINITY, |m, v| m.max(Real::to_f64(*v)))));
         }
     }

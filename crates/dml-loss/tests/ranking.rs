@@ -32,7 +32,7 @@ fn by_definition(name: &str, c: &[f64], own: &[bool], i: Option<usize>) -> Optio
             let precision = |&p: &usize| (1.0 + before(p, &|j| own[j])) / (1.0 + before(p, &|_| true));
             Some(1.0 - positives.iter().map(precision).sum::<f64>() / positives.len() as f64)
         }
-        "pnp" if !positives.is_empty() => {
+        "pnp" if !others.is_empty() => {
             let cost = |&p: &usize| 1.0 - 1.0 / (1.0 + before(p, &|j| !own[j]));
             Some(positives.iter().map(cost).sum::<f64>() / positives.len() as f64)
         }

@@ -47,7 +47,8 @@ enum Norms {
 ///
 /// cos(mθ) is the Chebyshev polynomial T_m(cos θ), so no angle is taken and the gradient is finite everywhere. Given
 /// tuples become weights of the rows. A reference set plays no part. Own parameter `W` `[d, classes]`, at first
-/// standard normal; labels are its columns. Part `loss`, a loss a row.
+/// standard normal; labels are its columns. Part `loss`, a loss a row. Where the encoder sets the length of rows, they
+/// may shrink to 0 at first, which is the fastest way down; rows of length 1 cannot.
 ///
 /// # Distances
 /// Cosine only: a distance, and so a divergence, is an error. The lengths of the embeddings count.

@@ -67,7 +67,9 @@ impl Default for ManifoldConfig {
 /// without its diagonal, y the proxy (meta-class) of row i; a context is the cosine of row i of F with row k.
 ///
 /// Own parameter `proxies` `[K, d]`, at first standard normal. Part `loss`, a loss a row. Tuples and a reference set
-/// play no part. With λ = ∞ pytorch-metric-learning returns ∞; here that is the loss of contexts alone.
+/// play no part. Rows should lie around the origin, as after batch normalization: while all have one direction, all
+/// walks are alike, and training makes them more so. With λ = ∞ pytorch-metric-learning returns ∞; here that is the loss
+/// of contexts alone.
 ///
 /// # Distances
 /// Cosine is usual; any similarity. A distance is an error, since S̄ must be symmetric, and so is a divergence.

@@ -6,12 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Index, Loss, Part, Result, Tuples,
-    loss::{
-        class_table::weighted,
-        far::Far,
-        ranks::closer,
-        smooth_ap::{any_positive, columns_with_self, with_class},
-    },
+    loss::{class_table::weighted, far::Far, ranks::closer, smooth_ap::columns_with_self},
     tensor::rows,
 };
 
@@ -67,10 +62,10 @@ impl Default for PnpConfig {
 /// The mean over the positives p of query i of cost(r_p), r_p = Σ_{n negative} σ((closeness_in − closeness_ip)/τ)
 /// being, softly, how many negatives rank before p; the cost is one of [`PnpVariant`].
 ///
-/// The query itself counts among its positives where it is a column, as in [`SmoothAp`](crate::SmoothAp). A batch
-/// without any positive pair has loss 0. Given tuples become weights of the rows (with a separate reference set those
-/// of the anchors). Part `loss`, a loss a row. pytorch-metric-learning cuts the exponent of the sigmoid at ±50; here it
-/// is exact.
+/// The query itself counts among its positives where it is a column, as in [`SmoothAp`](crate::SmoothAp); rows without
+/// another positive are left out. Given tuples become weights of the rows (with a separate reference set those of the
+/// anchors). Part `loss`, a loss a row. pytorch-metric-learning cuts the exponent of the sigmoid at ±50; here it is
+/// exact.
 ///
 /// # Distances
 /// Cosine is usual; any distance with τ in its units: for a divergence about a hundredth of its median.
@@ -84,7 +79,7 @@ impl Default for PnpConfig {
 /// # use {candle_core::{Device, Tensor}, dml_loss::*};
 /// let loss = Objective::new(Arc::new(Pnp::new(Arc::new(Cosine), PnpConfig::default())?));
 /// let x = Tensor::new(&[[1f64, 0.], [1., 0.], [0., 1.]], &Device::Cpu)?;
-/// // Negatives before the positives of each query, ties by half: (½ + 1)/2, ½ and (0 + ½)/2.
+/// // Negatives before the positives of the first and the last query, ties by half: (½ + 1)/2 and (0 + ½)/2.
 /// let value = loss.forward(&Batch::new(&x, &[0, 1, 0])?)?.to_scalar::<f64>()?;
 /// assert!((value - 0.5).abs() < 1e-12);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -112,12 +107,13 @@ impl Pnp {
 
 impl Loss for Pnp {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
-        if !any_positive(batch) {
+        let classes = batch.classes();
+        let kept: Vec<u32> = (0..batch.len() as u32).filter(|&i| classes.counts(i as usize).0 > 0).collect();
+        if kept.is_empty() {
             return Ok(Vec::new());
         }
         let Some(far) = Far::new(batch, &self.distance)? else { return Ok(Vec::new()) };
         let PnpConfig { b, alpha, anneal, variant } = self.config;
-        let kept = with_class(batch);
         let losses = far.row_losses(|i, row, out| {
             let [positive, negative] = columns_with_self(batch, i);
             let share = 1.0 / positive.len().max(1) as f64;

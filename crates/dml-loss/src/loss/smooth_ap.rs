@@ -76,13 +76,13 @@ pub(crate) fn columns_with_self(batch: &Batch, i: usize) -> [Vec<usize>; 2] {
 }
 
 /// The rows whose class has any column.
-pub(crate) fn with_class(batch: &Batch) -> Vec<u32> {
+fn with_class(batch: &Batch) -> Vec<u32> {
     let classes = batch.classes();
     (0..batch.len() as u32).filter(|&i| !classes.with_self(i as usize).is_empty()).collect()
 }
 
 /// Whether any row has a positive beside itself.
-pub(crate) fn any_positive(batch: &Batch) -> bool {
+fn any_positive(batch: &Batch) -> bool {
     (0..batch.len()).any(|i| batch.classes().counts(i).0 > 0)
 }
 
