@@ -158,7 +158,9 @@ fn serve(stream: TcpStream, answer: Answer, content: &[u8], log: &Mutex<Vec<Stri
         }
         Answer::Redirect => {
             let file = lines[0].split_whitespace().nth(1).unwrap().rsplit('/').next().unwrap().to_owned();
-            write!(out, "HTTP/1.1 302 Found\r\nLocation: /moved/{file}\r\nContent-Length: 0\r\n\r\n")?;
+            // Without `close` the next request may be sent on this connection, which ends here.
+            let head = "HTTP/1.1 302 Found\r\nConnection: close\r\nContent-Length: 0";
+            write!(out, "{head}\r\nLocation: /moved/{file}\r\n\r\n")?;
         }
         Answer::Garbage => out.write_all(b"\x00\x01\x02 220 ftp ready\r\n\r\n")?,
     }
