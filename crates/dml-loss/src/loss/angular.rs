@@ -31,8 +31,7 @@ impl Default for AngularConfig {
 /// class.
 ///
 /// Anchors and positives are L2-normalized; the rows they are compared with enter as they are. Of given tuples only
-/// the positive pairs count. So let the encoder end in rows of length 1: else the loss falls fastest by shrinking them
-/// to 0. It measures angles itself: its distance plays no part and is there for a miner to share.
+/// the positive pairs count. It measures angles itself: its distance plays no part and is there for a miner to share.
 /// Part `loss`, a loss a positive pair. O(n² + m²) memory; a table of positive pairs by negatives
 /// is made only where unreduced losses are asked for.
 ///

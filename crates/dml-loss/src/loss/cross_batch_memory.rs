@@ -14,8 +14,7 @@ use crate::{
 /// A loss whose batches are compared with the newest `memory_size` embeddings, those of the batch among them.
 ///
 /// Each batch first enters the memory; then the inner miner and loss compare its rows with the memory, leaving out each
-/// row's comparison with itself. (pytorch-metric-learning's miner sees that comparison, and what it selects of it is taken
-/// out afterwards: its easiest positive is the row itself, and a share of the hardest pairs counts them.) What is remembered is constant, the current batch too: the gradient reaches the batch
+/// row's comparison with itself. What is remembered is constant, the current batch too: the gradient reaches the batch
 /// as anchors only. Each call of [`unreduced`](Loss::unreduced) is a step; [`state`](Loss::state) holds `memory`
 /// `[k, d]` and `memory_labels`. Given tuples, which index the batch, are added to the miner's.
 ///

@@ -47,8 +47,6 @@ enum Norms {
 ///
 /// cos(mθ) is the Chebyshev polynomial T_m(cos θ), so no angle is taken and the gradient is finite everywhere. Given
 /// tuples become weights of the rows. Own parameter `W` `[d, classes]`. Part `loss`, a loss a row. Cosine only.
-/// Where the encoder sets the length of rows, they may shrink to 0 at first, which is the fastest way down; rows of length 1
-/// cannot.
 ///
 /// # Source
 /// Liu et al. 2016 \[liu2016\], equations 4 to 6; Liu et al. 2017 \[liu2017\], equation 7.

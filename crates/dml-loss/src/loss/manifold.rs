@@ -67,8 +67,6 @@ impl Default for ManifoldConfig {
 /// without its diagonal, y the proxy (meta-class) of row i; a context is the cosine of row i of F with row k.
 ///
 /// Own parameter `proxies` `[K, d]`. Part `loss`, a loss a row. Cosine is usual; any similarity. Tuples play no part.
-/// Rows should lie around the origin, as after batch normalization: while all have one direction, all walks are alike,
-/// and training makes them more so.
 /// (n + K)² memory, one factorization of that size. With F° the value, the graph holds
 /// F° + α/(1 − α)·F°(S̄ − S̄°)F°, whose first derivatives are those of the inverse.
 ///

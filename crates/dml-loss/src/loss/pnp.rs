@@ -62,8 +62,8 @@ impl Default for PnpConfig {
 /// The mean over the positives p of query i of cost(r_p), r_p = Σ_{n negative} σ((closeness_in − closeness_ip)/τ) being,
 /// softly, how many negatives rank before p.
 ///
-/// The query itself counts among its positives where it is a column, as in [`SmoothAp`](crate::SmoothAp); rows without
-/// another positive are left out. Given tuples become weights of the rows. Part `loss`, a loss a row. Cosine is
+/// The query itself counts among its positives where it is a column, as in [`SmoothAp`](crate::SmoothAp). A batch
+/// without any positive pair has loss 0. Given tuples become weights of the rows. Part `loss`, a loss a row. Cosine is
 /// usual; any distance with τ in its units. O(n²) memory.
 ///
 /// # Source
