@@ -13,12 +13,13 @@ use crate::{
 
 /// A loss whose batches are compared with the newest `memory_size` embeddings, those of the batch among them.
 ///
-/// Each batch first enters the memory; then the inner miner and loss compare its rows with the memory, leaving out each
-/// row's comparison with itself. (pytorch-metric-learning's miner sees that comparison, and what it selects of it is
-/// taken out afterwards: its easiest positive is the row itself, and a share of the hardest pairs counts them.) What is
-/// remembered is constant, the current batch too: the gradient reaches the batch as anchors only. Each call of
-/// [`unreduced`](Loss::unreduced) is a step; [`state`](Loss::state) holds `memory` `[k, d]` and `memory_labels` `[k]`.
-/// Given tuples, which index the batch, are added to the miner's. A batch with a reference set is an error.
+/// Each batch first enters the memory; then the inner miner and loss compare its rows with the memory. Each row's
+/// comparison with itself is left out of what the miner selects, and of all pairs where there is none. (The miner sees
+/// it, as in pytorch-metric-learning: the easiest positive of a row is the row itself, which leaves it none. Mine hard
+/// or semi-hard positives here.) What is remembered is constant, the current batch too: the gradient reaches the batch
+/// as anchors only. Each call of [`unreduced`](Loss::unreduced) is a step; [`state`](Loss::state) holds `memory`
+/// `[k, d]` and `memory_labels` `[k]`. Given tuples, which index the batch, are added to the miner's. A batch with a
+/// reference set is an error.
 ///
 /// # Distances
 /// Those of the inner loss. Under a learned divergence the memory holds embeddings, not divergences, so all pairs are
@@ -66,8 +67,9 @@ impl CrossBatchMemory {
         let (memory, labels) = self.inner.memory.enter(batch.embeddings(), batch.labels())?;
         let first = (labels.len() - batch.len()) as u32;
         let own: Vec<u32> = (0..batch.len() as u32).map(|i| first + i).collect();
-        let batch = batch.clone().with_reference(&memory, &labels)?.with_own_rows(&own)?;
-        let mined = self.inner.mine(&batch)?;
+        let batch = batch.clone().with_reference(&memory, &labels)?;
+        let mined = self.inner.mine(&batch)?.map(|tuples| without_own(tuples, first));
+        let batch = batch.with_own_rows(&own)?;
         let tuples = match (mined, tuples.map(|tuples| moved(tuples, first))) {
             (Some(mined), Some(given)) => Some(joined(mined, &given)),
             (mined, None) => mined,
@@ -75,6 +77,33 @@ impl CrossBatchMemory {
         };
         Ok(Some((batch, tuples)))
     }
+}
+
+/// Without the comparisons of row i with column `first` + i.
+fn without_own(mut tuples: Tuples, first: u32) -> Tuples {
+    fn keep(list: &mut Vec<u32>, kept: &[bool]) {
+        let mut kept = kept.iter();
+        list.retain(|_| kept.next().copied().unwrap_or(true));
+    }
+    let others = |anchor: &[u32], other: &[u32]| -> Vec<bool> {
+        anchor.iter().zip(other).map(|(&a, &o)| o != first + a).collect()
+    };
+    match &mut tuples {
+        Tuples::Pairs(pairs) => {
+            for list in [&mut pairs.positive, &mut pairs.negative] {
+                let kept = others(&list.anchor, &list.other);
+                keep(&mut list.anchor, &kept);
+                keep(&mut list.other, &kept);
+            }
+        }
+        Tuples::Triplets(triplets) => {
+            let kept = others(&triplets.anchor, &triplets.positive);
+            for list in [&mut triplets.anchor, &mut triplets.positive, &mut triplets.negative] {
+                keep(list, &kept);
+            }
+        }
+    }
+    tuples
 }
 
 /// Tuples of a batch as tuples of the batch with the memory whose last rows it is.
