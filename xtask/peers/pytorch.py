@@ -152,6 +152,7 @@ def step_resnet(tensors):
     encoder = resnet18(num_classes=tensors["fc.weight"].shape[0])
     encoder.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
     encoder.maxpool = torch.nn.Identity()
+    encoder.to(tensors["x"].dtype)
     encoder.load_state_dict({name: tensors[name] for name, _ in encoder.named_parameters()}, strict=False)
     loss, images, labels = losses.SupConLoss(), tensors["x"], tensors["labels"]
     parameters = dict(encoder.named_parameters())

@@ -123,9 +123,8 @@ impl Workload {
             Work::Loader(pictures) => pictures.workload(data, file),
             Work::Matmul { .. } => product(data),
             Work::Step { divergence, .. } => small_step(divergence, data),
-            Work::ResNet { batch } => {
-                let encoder =
-                    ResNet::new(PICTURE[0], &ResNetConfig::default(), SEED, DType::F32, &Device::Cpu)?;
+            Work::ResNet { batch, dtype } => {
+                let encoder = ResNet::new(PICTURE[0], &ResNetConfig::default(), SEED, dtype, &Device::Cpu)?;
                 let objective = losses::find("sup-con")?.objective(batch / PER_CLASS, encoder.dim())?;
                 step(encoder, objective, Vec::new(), data)
             }
@@ -239,7 +238,7 @@ fn data(work: Work) -> anyhow::Result<HashMap<String, Tensor>> {
             return Ok(HashMap::from([("a".to_owned(), a), ("b".to_owned(), b)]));
         }
         Work::Step { batch, .. } => (batch, IMAGE.to_vec()),
-        Work::ResNet { batch } => (batch, PICTURE.to_vec()),
+        Work::ResNet { batch, .. } => (batch, PICTURE.to_vec()),
         Work::HardestTriplet { n, d } | Work::Loss { n, d, .. } => (n, vec![d]),
     };
     let loss = match work {
@@ -255,6 +254,7 @@ fn data(work: Work) -> anyhow::Result<HashMap<String, Tensor>> {
     let noise = normal(&[&[n], &shape[..]].concat())?;
     let own = Tensor::from_vec(labels.clone(), n, &Device::Cpu)?;
     let x = (centers.index_select(&own, 0)? + noise)?;
+    let x = if let Work::ResNet { dtype, .. } = work { x.to_dtype(dtype)? } else { x };
     let mut data = HashMap::from([("x".to_owned(), x), ("labels".to_owned(), own.clone())]);
     if loss.is_some_and(|loss| loss.given == Given::Views) {
         let noise = normal(&[&[n], &shape[..]].concat())?;
