@@ -93,7 +93,7 @@ pub struct Bench {
     /// Only the cases whose ids contain this; may be given several times.
     #[arg(long, value_name = "PATTERN")]
     pub cases: Vec<String>,
-    /// Only list the cases.
+    /// Only list the cases of `--against`.
     #[arg(long)]
     pub list: bool,
     /// Timed repetitions of each side, in turns; fewer where one takes seconds.

@@ -77,3 +77,7 @@ pub use sgd::{Sgd, sgd_step};
 pub use softplus::{sigmoid, softplus, softplus_increment};
 pub use threads::settle_threads;
 pub use top_k::row_top_k;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

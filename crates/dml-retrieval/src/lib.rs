@@ -44,3 +44,7 @@ pub use interval::{Interval, mean_interval, paired_difference, student_t_quantil
 pub use matching::{Matching, match_items};
 pub use ranking::{Depth, Metric, QueryRanking, Ranking, rank};
 pub use scorer::{Closer, Divergence, Gallery, Matrix, Scorer};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -51,6 +51,7 @@ pub fn make_folder(digits: &ImageSet, skip: usize, folder: &Path) -> Outcome<()>
 }
 
 fn main() -> Outcome<()> {
+    dml_kernels::settle_threads();
     let scores = match std::env::args_os().nth(1) {
         Some(folder) => learn(Path::new(&folder), 200)?,
         None => {

@@ -29,6 +29,11 @@ pub use train::{Elapsed, Task, TrainConfig, Watch, train};
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
+/// The example of this crate's README, tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct OwnReadme;
+
 /// The examples of `dml-data`'s README, tested here because one of them trains.
 #[cfg(doctest)]
 #[doc = include_str!("../../dml-data/README.md")]

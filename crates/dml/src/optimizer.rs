@@ -49,7 +49,7 @@ pub enum Clipping {
 pub struct OptimizerConfig {
     /// Peak learning rate of the encoder.
     pub encoder_rate: f64,
-    /// Peak learning rate of the generator, of the order of ten to thirty times the encoder's.
+    /// Peak learning rate of the generator, above the encoder's.
     pub generator_rate: f64,
     /// Peak learning rate of the temperature.
     pub temperature_rate: f64,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Parameters that share a learning rate.
 ///
-/// A generator needs one ten to thirty times the encoder's: at the encoder's rate φ stays where it started and
+/// A generator needs one above the encoder's, often ten times and more: at the encoder's rate φ stays where it started and
 /// looks like the Euclidean distance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -13,13 +13,13 @@ use crate::{
 
 /// A loss whose batches are compared with the newest `memory_size` embeddings, those of the batch among them.
 ///
-/// Each batch first enters the memory; then the inner miner and loss compare its rows with the memory. Each row's
-/// comparison with itself is left out of what the miner selects, and of all pairs where there is none. (The miner sees
-/// it, as in pytorch-metric-learning: the easiest positive of a row is the row itself, which leaves it none. Mine hard
-/// or semi-hard positives here.) What is remembered is constant, the current batch too: the gradient reaches the batch
-/// as anchors only. Each call of [`unreduced`](Loss::unreduced) is a step; [`state`](Loss::state) holds `memory`
-/// `[k, d]` and `memory_labels` `[k]`. Given tuples, which index the batch, are added to the miner's. A batch with a
-/// reference set is an error.
+/// Each batch first enters the memory; then the inner miner and loss compare its rows with the memory. The miner sees
+/// each row's comparison with itself, as in pytorch-metric-learning, and what it selects of that is left out; without a
+/// miner all pairs but those count. A miner of easiest positives would select the row itself and leave the row without
+/// a positive: mine hard or semi-hard ones. What is remembered is constant, the current batch too: the gradient reaches
+/// the batch as anchors only. Each call of [`unreduced`](Loss::unreduced) is a step; [`state`](Loss::state) holds
+/// `memory` `[k, d]` and `memory_labels` `[k]`. Given tuples, which index the batch, are added to the miner's. A batch
+/// with a reference set is an error.
 ///
 /// # Distances
 /// Those of the inner loss. Under a learned divergence the memory holds embeddings, not divergences, so all pairs are

@@ -55,9 +55,10 @@ impl HistogramConfig {
 ///
 /// # Distances
 /// Cosine is usual. A distance without bounds has those of the batch, as constants, unless `range` is given; a value
-/// beyond it counts at the nearest edge, with gradient 0. Row min(i, j) is the anchor of a pair, so its value under a divergence depends on the order of
-/// the rows: symmetrize ([`BregmanDistance::symmetrized`](crate::BregmanDistance::symmetrized)), or compare with a
-/// separate reference set, where every pair (row, column) counts.
+/// beyond it counts at the nearest edge, with gradient 0. Row min(i, j) is the anchor of a pair, so its value under a
+/// divergence depends on the order of the rows: symmetrize
+/// ([`BregmanDistance::symmetrized`](crate::BregmanDistance::symmetrized)), or compare with a separate reference set,
+/// where every pair (row, column) counts.
 /// # Cost
 /// O(nm) time and memory; pairs are listed.
 /// # Source

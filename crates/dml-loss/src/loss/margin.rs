@@ -67,8 +67,8 @@ impl Default for MarginConfig {
 /// [`DistanceWeighted`](crate::DistanceWeighted), for Euclid of normalized rows.
 /// # Cost
 /// With p positives and q negatives an anchor: O(n·p·q) time and O(nm) memory, as triplets are visited; a number of
-/// `triplets_per_anchor` lists that many an anchor; unreduced losses are as many numbers as
-/// there are triplets.
+/// `triplets_per_anchor` lists that many an anchor; unreduced losses are as many numbers as there are
+/// triplets.
 /// # Source
 /// Wu et al. 2017 \[wu2017\], equations 4 and 7.
 /// # Examples

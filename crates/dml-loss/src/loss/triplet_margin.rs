@@ -61,8 +61,8 @@ impl Default for TripletMarginConfig {
 /// rows.
 /// # Cost
 /// With p positives and q negatives an anchor: O(n·p·q) time and O(nm) memory, as triplets are visited, with swap too; a
-/// number of `triplets_per_anchor` lists that many an anchor; unreduced losses are as many numbers as
-/// there are triplets.
+/// number of `triplets_per_anchor` lists that many an anchor; unreduced losses are as many numbers as there are
+/// triplets.
 /// # Source
 /// Weinberger & Saul 2009 \[weinberger2009\]; Schroff et al. 2015 \[schroff2015\], equation 3; Balntas et al. 2016
 /// \[balntas2016\] (swap); Hermans et al. 2017 \[hermans2017\] (smooth).
