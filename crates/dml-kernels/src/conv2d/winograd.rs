@@ -92,7 +92,7 @@ impl<'a> Winograd<'a> {
     }
 
     /// Where the tiles of `count` images begin, in blocks of images and of results.
-    fn starts(&self, count: usize) -> Vec<(usize, usize)> {
+    fn starts(&self, count: usize) -> (Vec<usize>, Vec<usize>) {
         let (rows, columns) = self.tiles;
         let tile = |at: usize| {
             let (i, y, x) = (at / (rows * columns), at / columns % rows, at % columns);
@@ -101,7 +101,7 @@ impl<'a> Winograd<'a> {
             };
             (at(&self.image, self.inputs), at(&self.result, self.outputs))
         };
-        (0..count * rows * columns).map(tile).collect()
+        (0..count * rows * columns).map(tile).unzip()
     }
 
     /// As [`Geometry::forward`].
@@ -116,7 +116,7 @@ impl<'a> Winograd<'a> {
         let g = self.of;
         let kernels = self.kernels(weight, Side::Input);
         let plane = self.result.full.0 * self.result.full.1;
-        let starts = self.starts(self.images);
+        let (from, to) = self.starts(self.images);
         g.forward_by_pieces(x, out, notes, |x, out, mut notes| {
             let mut image = Scratch::<T>::zeros(self.images * self.inputs * self.image.len());
             let mut result = Scratch::<T>::stale(self.images * self.outputs * self.result.len());
@@ -128,14 +128,13 @@ impl<'a> Winograd<'a> {
             for (batch, x) in x.chunks(self.images * g.image()).enumerate() {
                 let count = x.len() / g.image();
                 self.put_images(x, &mut image);
-                let starts = &starts[..count * self.tiles.0 * self.tiles.1];
-                for starts in starts.chunks(self.at_once) {
-                    self.transform_images(starts, &image, &mut inputs);
-                    let to: Vec<usize> = starts.iter().map(|start| start.1).collect();
+                let tiles = count * self.tiles.0 * self.tiles.1;
+                for (from, to) in from[..tiles].chunks(self.at_once).zip(to[..tiles].chunks(self.at_once)) {
+                    self.transform_images(from, &image, &mut inputs);
                     for (o, kernel) in kernels.chunks_exact(self.kernel(self.inputs)).enumerate() {
-                        self.multiply(&inputs, starts.len(), kernel, &mut outputs);
+                        self.multiply(&inputs, from.len(), kernel, &mut outputs);
                         let result = &mut result[o * self.result.len()..];
-                        transform_output(&outputs, self.product(), &to, self.result.row(), result);
+                        transform_output(&outputs, self.product(), to, self.result.row(), result);
                     }
                 }
                 for (b, result) in
@@ -173,7 +172,7 @@ impl<'a> Winograd<'a> {
     ) -> Gradients<T> {
         let g = self.of;
         let kernels = if wants_input { self.kernels(weight, Side::Output) } else { Vec::new() };
-        let starts = self.starts(self.images);
+        let (from, to) = self.starts(self.images);
         let sums = self.inputs * self.outputs * PRODUCTS * self.block() * self.block();
         let (to_x, to_products, to_bias) =
             g.backward_by_pieces(x, sums, wants_input, |first, x, mut to_x, to_products, to_bias| {
@@ -195,19 +194,19 @@ impl<'a> Winograd<'a> {
                         put_blocks(&self.result, &plain, self.outputs, result);
                     }
                     to_image.fill(T::ZERO);
-                    let starts = &starts[..count * self.tiles.0 * self.tiles.1];
-                    for starts in starts.chunks(self.at_once) {
-                        self.transform_images(starts, &image, &mut inputs);
-                        let (from, to): (Vec<usize>, Vec<usize>) = starts.iter().copied().unzip();
+                    let tiles = count * self.tiles.0 * self.tiles.1;
+                    for (from, to) in from[..tiles].chunks(self.at_once).zip(to[..tiles].chunks(self.at_once))
+                    {
+                        self.transform_images(from, &image, &mut inputs);
                         for (o, outputs) in outputs.chunks_exact_mut(self.products()).enumerate() {
                             let result = &result[o * self.result.len()..];
-                            transform_gradient(result, &to, self.result.row(), outputs, self.product());
+                            transform_gradient(result, to, self.result.row(), outputs, self.product());
                         }
-                        self.add_products(&inputs, &outputs, starts.len(), to_products);
+                        self.add_products(&inputs, &outputs, from.len(), to_products);
                         for (c, kernel) in kernels.chunks_exact(self.kernel(self.outputs)).enumerate() {
-                            self.multiply(&outputs, starts.len(), kernel, &mut to_inputs);
+                            self.multiply(&outputs, from.len(), kernel, &mut to_inputs);
                             let to_image = &mut to_image[c * self.image.len()..];
-                            add_to_input(&to_inputs, self.product(), &from, self.image.row(), to_image);
+                            add_to_input(&to_inputs, self.product(), from, self.image.row(), to_image);
                         }
                     }
                     if let Some(to_x) = to_x.as_deref_mut() {
@@ -234,11 +233,10 @@ impl<'a> Winograd<'a> {
     }
 
     /// All products' inputs of the tiles, block by block.
-    fn transform_images<T: Vectors>(&self, starts: &[(usize, usize)], image: &[T], inputs: &mut [T]) {
-        let from: Vec<usize> = starts.iter().map(|start| start.0).collect();
+    fn transform_images<T: Vectors>(&self, from: &[usize], image: &[T], inputs: &mut [T]) {
         for (c, inputs) in inputs.chunks_exact_mut(self.products()).enumerate() {
             let image = &image[c * self.image.len()..];
-            transform_input(image, &from, self.image.row(), inputs, self.product());
+            transform_input(image, from, self.image.row(), inputs, self.product());
         }
     }
 
