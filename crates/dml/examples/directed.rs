@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use candle_core::Device;
-use dml::task::{DirectedConfig, DirectedTask, Histograms, Pairs, Sample};
+use dml::task::{DirectedConfig, DirectedTask, Embedding, Hidden, Histograms, Pairs, Sample};
 use dml::{Method, OptimizerConfig, TrainConfig, Watch, train};
 use dml_data::TrainSize;
 
@@ -24,14 +24,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (rate, steps): (f64, usize) = (argument(1, "6e-2").parse()?, argument(2, "300").parse()?);
     let seeds: u64 = argument(3, "2").parse()?;
 
-    let sample = Sample { points: 25, hidden: 0 };
+    let sample = Sample { points: 25, hidden: Hidden::Nothing };
     let digits = dml_data::bundled::mnist_5k()?;
     for query_first in [true, false] {
         for seed in 0..seeds {
             let split = digits.closed_set(TrainSize::PerClass(350), seed)?;
             let items = Arc::new(Histograms::of_ink(&digits, &split.train)?);
             let test = Pairs::draw(&Histograms::of_ink(&digits, &split.test)?, sample, seed, &Device::Cpu)?;
-            let problem = DirectedConfig { method, query_first, sample, batch: 200, seed };
+            let problem = DirectedConfig {
+                method,
+                query_first,
+                embedding: Embedding::Nothing,
+                sample,
+                batch: 200,
+                seed,
+            };
             let task = DirectedTask::new(items, problem, &Device::Cpu)?;
             let optimizer = OptimizerConfig { generator_rate: rate, ..Default::default() };
             let config = TrainConfig { steps, optimizer, ..Default::default() };

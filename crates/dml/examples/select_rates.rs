@@ -1,7 +1,7 @@
 //! The learning rates of the quick suite, chosen on held-out training images: no test image is looked at.
 //!
 //! `cargo run -p dml --example select_rates -- metric` or `-- directed` prints, for each method and rate, the mean score
-//! over two seeds. Held out are, in the closed set, 50 of 350 training images of each digit; in the zero-shot
+//! over two seeds; a third argument keeps the lines that contain it. Held out are, in the closed set, 50 of 350 training images of each digit; in the zero-shot
 //! protocol, digits 3 and 4 of the five trained on; in directed retrieval, 1,490 of the 3,500 training digits. The
 //! figures stand in `suite/quick.rs` and `suite/quick_directed.rs`, beside the rates that follow from them.
 
@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use dml::task::{
-    DirectedConfig, DirectedTask, Histograms, MetricConfig, MetricTask, Pairs, Sample, evaluate,
+    DirectedConfig, DirectedTask, Embedding, Hidden, Histograms, MetricConfig, MetricTask, Pairs, Sample,
+    evaluate,
 };
-use dml::{Method, OptimizerConfig, SmallConvConfig, TrainConfig, Watch, train};
+use dml::{Method, MlpConfig, OptimizerConfig, SmallConvConfig, TrainConfig, Watch, train};
 use dml_data::{ImageSet, TrainSize};
 use rayon::prelude::*;
 
@@ -29,6 +30,8 @@ fn main() -> Result<(), Failure> {
         Some("directed") => directed(&digits),
         _ => return Err("say `metric` or `directed`".into()),
     };
+    let part = std::env::args().nth(2).unwrap_or_default();
+    let candidates: Vec<_> = candidates.into_iter().filter(|(name, _)| name.contains(&part)).collect();
     let runs: Vec<(usize, u64)> =
         (0..candidates.len()).flat_map(|i| (0..SEEDS).map(move |seed| (i, seed))).collect();
     let scores: Vec<f64> = runs
@@ -98,14 +101,20 @@ fn metric(digits: &Arc<ImageSet>) -> Vec<Candidate<'_>> {
 
 fn directed(digits: &Arc<ImageSet>) -> Vec<Candidate<'_>> {
     let mut candidates: Vec<Candidate<'_>> = Vec::new();
-    let tries: [(Method, &[f64], &[usize]); 4] = [
-        (Method::DeepMahalanobis, &[3e-3, 1e-2, 3e-2], &[600, 1800]),
-        (Method::Icnn, &[1e-2, 3e-2, 1e-1], &[600]),
-        (Method::Separable, &[2e-2, 6e-2, 2e-1], &[300]),
-        (Method::EmpiricalBregman, &[1e-2, 4e-2, 1e-1], &[300]),
+    let mlp = MlpConfig::default();
+    let tries: [(&str, Method, Embedding, &[f64], &[usize]); 6] = [
+        ("mahalanobis", Method::DeepMahalanobis, Embedding::Nothing, &[3e-3, 1e-2, 3e-2], &[600, 1800]),
+        ("mlp", Method::Euclidean, Embedding::Shared(mlp), &[1e-3, 3e-3, 1e-2], &[600, 1800]),
+        ("two mlps", Method::Euclidean, Embedding::Towers(mlp), &[1e-3, 3e-3, 1e-2], &[600, 1800]),
+        ("icnn", Method::Icnn, Embedding::Nothing, &[1e-2, 3e-2, 1e-1], &[600]),
+        ("separable", Method::Separable, Embedding::Nothing, &[2e-2, 6e-2, 2e-1], &[300]),
+        ("empirical-bregman", Method::EmpiricalBregman, Embedding::Nothing, &[1e-2, 4e-2, 1e-1], &[300]),
     ];
-    for hidden in [0, 24] {
-        for (method, rates, lengths) in tries {
+    let all: fn(u64) -> Hidden = |_| Hidden::Nothing;
+    let anew: fn(u64) -> Hidden = |_| Hidden::Anew { cells: 24 };
+    let same: fn(u64) -> Hidden = |seed| Hidden::Same { cells: 24, seed };
+    for (which, hidden) in [("all cells", all), ("half hidden anew", anew), ("the same half hidden", same)] {
+        for (name, method, embedding, rates, lengths) in tries {
             for (&rate, &steps) in
                 rates.iter().flat_map(|rate| lengths.iter().map(move |steps| (rate, steps)))
             {
@@ -115,22 +124,22 @@ fn directed(digits: &Arc<ImageSet>) -> Vec<Candidate<'_>> {
                     let (rest, third) = hold_out(digits, &split.train, 3);
                     let (kept, more) = hold_out(digits, &rest, 7);
                     let held: Vec<usize> = third.into_iter().chain(more).collect();
-                    let sample = Sample { points: 25, hidden };
-                    let held = Pairs::draw(
-                        &Histograms::of_ink(digits, &held)?,
-                        sample,
-                        seed ^ 0x7e57,
-                        &Device::Cpu,
-                    )?;
-                    let problem = DirectedConfig { method, query_first: true, sample, batch: 200, seed };
+                    let held = Histograms::of_ink(digits, &held)?;
+                    let sample = Sample { points: 25, hidden: hidden(seed) };
+                    let held = Pairs::draw(&held, sample, seed ^ 0x7e57, &Device::Cpu)?;
+                    let (query_first, batch) = (true, 200);
+                    let problem = DirectedConfig { method, query_first, embedding, sample, batch, seed };
                     let items = Arc::new(Histograms::of_ink(digits, &kept)?);
                     let task = DirectedTask::new(items, problem, &Device::Cpu)?;
-                    let optimizer = OptimizerConfig { generator_rate: rate, ..Default::default() };
+                    // One of the two has parameters.
+                    let optimizer =
+                        OptimizerConfig { generator_rate: rate, encoder_rate: rate, ..Default::default() };
                     train(&task, &TrainConfig { steps, optimizer, ..Default::default() }, &Watch::default())?;
+                    let held = task.embed(&held)?;
                     Ok(held.mean_reciprocal_rank(task.generator().as_ref(), problem.side())?)
                 };
-                let name = format!("{hidden} cells hidden, {}, {rate:.0e}, {steps} steps, MRR", method.id());
-                candidates.push((name, Box::new(score)));
+                candidates
+                    .push((format!("{which}, {name}, {rate:.0e}, {steps} steps, MRR"), Box::new(score)));
             }
         }
     }

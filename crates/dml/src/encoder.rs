@@ -7,11 +7,13 @@ use rand_distr::{Distribution, Normal};
 use crate::{Error, Result};
 
 mod lenet;
+mod mlp;
 mod resnet;
 mod small_conv;
 mod weights;
 
 pub use lenet::{LeNet, LeNetConfig};
+pub use mlp::{Mlp, MlpConfig};
 pub use resnet::{BlockInit, ResNet, ResNetConfig, ResNetDepth, ResNetStem};
 pub use small_conv::{SmallConv, SmallConvConfig};
 pub use weights::{load_weights, save_weights};

@@ -15,8 +15,8 @@ mod train;
 
 pub use checkpoint::Checkpoint;
 pub use encoder::{
-    BlockInit, Encoder, LeNet, LeNetConfig, Mode, ResNet, ResNetConfig, ResNetDepth, ResNetStem, SmallConv,
-    SmallConvConfig, load_weights, save_weights,
+    BlockInit, Encoder, LeNet, LeNetConfig, Mlp, MlpConfig, Mode, ResNet, ResNetConfig, ResNetDepth,
+    ResNetStem, SmallConv, SmallConvConfig, load_weights, save_weights,
 };
 pub use error::{Error, Result};
 pub use method::{Inputs, Method};

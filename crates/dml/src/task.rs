@@ -3,5 +3,5 @@
 mod directed;
 mod metric;
 
-pub use directed::{DirectedConfig, DirectedTask, Histograms, Pairs, Sample};
+pub use directed::{DirectedConfig, DirectedTask, Embedding, Hidden, Histograms, Pairs, Sample};
 pub use metric::{Images, MetricConfig, MetricTask, Scores, evaluate, evaluate_euclidean};

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 use dml::{
-    BlockInit, Encoder, LeNet, LeNetConfig, Mode, ResNet, ResNetConfig, ResNetDepth, ResNetStem,
-    load_weights, save_weights,
+    BlockInit, Encoder, LeNet, LeNetConfig, Mlp, MlpConfig, Mode, ResNet, ResNetConfig, ResNetDepth,
+    ResNetStem, load_weights, save_weights,
 };
 use serde::Deserialize;
 
@@ -121,7 +121,10 @@ fn every_parameter_agrees_with_finite_differences() -> Outcome<()> {
     }
     let config = LeNetConfig { channels: [2, 3], hidden: [5, 4], dim: 3 };
     let encoder = LeNet::new([1, 15, 13], &config, 1, DType::F64, &Device::Cpu)?;
-    assert_gradients(&encoder, &images((3, 1, 15, 13), DType::F64), Mode::Train, 5)
+    assert_gradients(&encoder, &images((3, 1, 15, 13), DType::F64), Mode::Train, 5)?;
+    let config = MlpConfig { hidden: [7, 5], dim: 3 };
+    let encoder = Mlp::new(12, &config, 1, DType::F64, &Device::Cpu)?;
+    assert_gradients(&encoder, &images((6, 2, 3, 2), DType::F64), Mode::Train, 5)
 }
 
 #[test]
@@ -297,5 +300,23 @@ fn residual_networks_agree_with_torchvision() -> Outcome<()> {
             assert!((got - want).abs() <= TOLERANCE * want, "{what}: |{name}| is {got}, expected {want}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn rows_of_another_length_are_refused() -> Outcome<()> {
+    let encoder = Mlp::new(12, &MlpConfig::default(), 1, DType::F32, &Device::Cpu)?;
+    assert_eq!(encoder.forward(&images((2, 1, 3, 4), DType::F32), Mode::Eval)?.dims(), [2, 64]);
+    let wrong = [
+        (images((2, 1, 3, 5), DType::F32), "[2, 1, 3, 5]"),
+        (Tensor::zeros(12, DType::F32, &Device::Cpu)?, "[12]"),
+    ];
+    for (rows, shape) in wrong {
+        let message = encoder.forward(&rows, Mode::Eval).unwrap_err().to_string();
+        assert!(message.contains(&format!("a tensor of shape {shape} for 12 inputs")), "{message}");
+    }
+    let config = MlpConfig { hidden: [4, 0], dim: 3 };
+    let message = Mlp::new(12, &config, 1, DType::F32, &Device::Cpu).unwrap_err().to_string();
+    assert!(message.contains("sizes of at least 1"), "{message}");
     Ok(())
 }

@@ -123,7 +123,7 @@ fn jobs<'a>(config: QuickConfig, digits: &Arc<ImageSet>) -> Result<Vec<Job<'a>>>
             }
         }
         for seed in 0..config.directed_seeds {
-            jobs.push(quick_directed::fixed_job(digits.clone(), query, seed));
+            jobs.push(quick_directed::fixed_job(digits.clone(), query, seed)?);
         }
     }
     Ok(jobs)
@@ -143,10 +143,14 @@ struct Described<P> {
     dataset: &'static str,
     protocol: String,
     problem: P,
-    training: TrainConfig,
+    training: Option<TrainConfig>,
 }
 
-pub(super) fn describe(protocol: &str, problem: impl Serialize, training: TrainConfig) -> Result<String> {
+pub(super) fn describe(
+    protocol: &str,
+    problem: impl Serialize,
+    training: Option<TrainConfig>,
+) -> Result<String> {
     let described =
         Described { suite: "quick", dataset: "mnist-5k", protocol: protocol.to_owned(), problem, training };
     toml::to_string(&described).map_err(|e| Error::Config {
@@ -179,7 +183,7 @@ fn metric_job<'a>(
     let optimizer =
         OptimizerConfig { generator_rate: generator_rate(protocol, method), ..Default::default() };
     let training = TrainConfig { steps: config.metric_steps, optimizer, ..Default::default() };
-    let text = describe(protocol, &problem, training)?;
+    let text = describe(protocol, &problem, Some(training))?;
     let work = move |watch: &Watch<'_>| metric_run(&digits, protocol, &problem, &training, watch);
     let id = format!("{protocol}/{}/seed-{seed}", method.id());
     Ok(Job { id, config: text, steps: training.steps, work: Box::new(work) })

@@ -3,9 +3,10 @@
 use bregman::Side;
 use dml_retrieval::{Interval, mean_interval, paired_difference};
 
-use super::quick_directed::{FIXED, Learned, Query};
+use super::quick_directed::{FIXED, Learned, POINTS, Query};
 use super::quick_report::{Facts, LEVEL, Runs, cell, estimate, numbers, verdict};
 use crate::report::{Axis, Bar, Bars, Cell, Estimate, Figure, Form, Group, Lines, Section, Series, Table};
+use crate::task::{Embedding, Hidden};
 use crate::{Method, Result};
 
 /// One row of the comparison.
@@ -36,7 +37,7 @@ fn order(side: Option<Side>) -> &'static str {
 }
 
 /// All rows, the highest score first.
-fn rows(facts: &Facts<'_>, runs: &Runs<'_>, query: Query) -> Result<Vec<Row>> {
+fn rows(facts: &Facts<'_>, runs: &Runs<'_>, query: Query, law: &str) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let mut push = |label: String, order, kind, values: Vec<f64>| -> Result<()> {
         let interval = mean_interval(&values, LEVEL)?;
@@ -44,17 +45,22 @@ fn rows(facts: &Facts<'_>, runs: &Runs<'_>, query: Query) -> Result<Vec<Row>> {
         Ok(())
     };
     let fixed = format!("{}/fixed", query.id);
-    push(law_label(query).to_owned(), "likelihood", Kind::Law, runs.values(&fixed, "law")?)?;
+    push(law.to_owned(), "likelihood", Kind::Law, runs.values(&fixed, "law")?)?;
     for (name, label, side) in FIXED {
         push(label.to_owned(), order(side), Kind::Fixed, runs.values(&fixed, name)?)?;
     }
-    for Learned { id, method, query_first, times, .. } in query.learned {
+    for Learned { id, method, query_first, embedding, times, .. } in query.learned {
         let side = if *query_first { Side::First } else { Side::Second };
-        let mut label = method.label().to_owned();
+        let mut label = match embedding {
+            Embedding::Nothing => method.label().to_owned(),
+            Embedding::Shared(_) => "MLP embedding".to_owned(),
+            Embedding::Towers(_) => "MLP embedding for each side".to_owned(),
+        };
         if *times > 1 {
             label = format!("{label}, {} steps", times * facts.config.directed_steps);
         }
-        let order = if *method == Method::DeepMahalanobis { order(None) } else { order(Some(side)) };
+        let symmetric = matches!(method, Method::Euclidean | Method::DeepMahalanobis);
+        let order = if symmetric { order(None) } else { order(Some(side)) };
         let kind = if *id == query.reference { Kind::Reference } else { Kind::Learned };
         push(label, order, kind, runs.values(&format!("{}/{id}", query.id), "mrr")?)?;
     }
@@ -62,8 +68,58 @@ fn rows(facts: &Facts<'_>, runs: &Runs<'_>, query: Query) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn law_label(query: Query) -> &'static str {
-    if query.sample.hidden > 0 { "The sampling law, told the cells" } else { "The sampling law (ceiling)" }
+/// What differs between the kinds of queries, in words.
+struct Words {
+    title: &'static str,
+    setting: String,
+    law: &'static str,
+    about_the_law: &'static str,
+}
+
+fn words(facts: &Facts<'_>, hidden: Hidden) -> Words {
+    let cells = hidden.cells();
+    match hidden {
+        Hidden::Nothing => Words {
+            title: "Directed retrieval",
+            setting: format!(
+                "An item is a digit's ink as a histogram over 7×7 cells; a query is the histogram of {POINTS} ink \
+                 points drawn from it. Which of 1,500 test digits was it drawn from? Only the \
+                 divergence differs, but for the usual way beside it: a network's embeddings under the Euclidean \
+                 distance. What is learned is trained on the other 3,500 digits, finding the right item among \
+                 200, for {} steps if nothing else is said. The score is the mean reciprocal rank (MRR).",
+                facts.config.directed_steps
+            ),
+            law: "The sampling law (ceiling)",
+            about_the_law: "The ceiling is the law itself: a query is a multinomial sample of its item, and items are \
+                ranked by the exact likelihood of the points, those without ink under one of them last. With equal \
+                priors no ranking does better on average. KL(query ‖ item), but for smoothing, is minus that likelihood \
+                up to a term of the query alone: it is the right fixed divergence where the law is known. A learned one \
+                has to find it from pairs.",
+        },
+        Hidden::Same { .. } => Words {
+            title: "Directed retrieval with blind cells",
+            setting: format!(
+                "The same, but points in {cells} of the 49 cells never reach a query, as with a sensor that has blind \
+                 spots: the same cells in all queries, of training and test, and others for each seed. No divergence is \
+                 told which. Learned ones are trained on such queries, and fixed ones chosen on them."
+            ),
+            law: "The sampling law, told the cells (ceiling)",
+            about_the_law: "The ceiling is the likelihood of the points that are left, given which cells are blind and \
+                how many points fell into them. No fixed divergence of all cells is that law: one would have to know \
+                the law and the blind cells. A learned divergence has to find both from pairs.",
+        },
+        Hidden::Anew { .. } => Words {
+            title: "Directed retrieval, half of the cells hidden",
+            setting: format!(
+                "The same, but of each query's points those in {cells} of the 49 cells are taken away; the cells are \
+                 drawn anew for each query, and no divergence is told which. Learned divergences are trained on such \
+                 queries, and fixed ones chosen on them."
+            ),
+            law: "The sampling law, told the cells",
+            about_the_law: "The first row is the likelihood of the points left, given which cells were hidden and how \
+                many points were in them: more than any divergence knows, so nothing can be expected to come near it.",
+        },
+    }
 }
 
 /// The section of one kind of queries.
@@ -71,47 +127,19 @@ fn law_label(query: Query) -> &'static str {
 /// # Errors
 /// When a run lacks a result.
 pub(super) fn section(facts: &Facts<'_>, runs: &Runs<'_>, query: Query) -> Result<Section> {
-    let rows = rows(facts, runs, query)?;
-    let hidden = query.sample.hidden > 0;
-    let mut section = Section::new(if hidden {
-        "Directed retrieval, half of the cells hidden"
-    } else {
-        "Directed retrieval"
-    });
-    let steps = facts.config.directed_steps;
-    section.paragraph(if hidden {
-        format!(
-            "The same, but of each query's points those in {} of the 49 cells are taken away; the cells are drawn anew \
-             for each query, and no divergence is told which. Learned divergences are trained on such queries.",
-            query.sample.hidden
-        )
-    } else {
-        format!(
-            "An item is a digit's ink as a histogram over 7×7 cells; a query is the histogram of {} ink points drawn \
-             from it. Which of 1,500 test digits was it drawn from? There is no encoder: only the divergence differs. \
-             Learned ones are trained on the other 3,500 digits, finding the right item among 200, for {steps} steps \
-             if nothing else is said. The score is the mean reciprocal rank (MRR).",
-            query.sample.points
-        )
-    });
-    section.paragraph(if hidden {
-        "The first row is the likelihood of the points left, given which cells were hidden and how many points were \
-         in them: more than any divergence knows, so nothing can be expected to come near it."
-    } else {
-        "The ceiling is the law itself: a query is a multinomial sample of its item, and items are ranked by the exact \
-         likelihood of the points, those without ink under one of them last. With equal priors no ranking does better \
-         on average. KL(query ‖ item), but for smoothing, is minus that likelihood up to a term of the query alone: it is \
-         the right fixed divergence where the law is known. A learned one has to find it from pairs."
-    });
+    let words = words(facts, query.hidden);
+    let rows = rows(facts, runs, query, words.law)?;
+    let hidden = query.hidden != Hidden::Nothing;
+    let mut section = Section::new(words.title);
+    section.paragraph(words.setting);
+    section.paragraph(words.about_the_law);
     let law = rows.iter().find(|row| row.kind == Kind::Law).map_or(&[][..], |row| &row.values);
     let reference = rows.iter().find(|row| row.kind == Kind::Reference);
     let (name, compared) = reference.map_or(("", &[][..]), |row| (row.label.as_str(), &row.values[..]));
     let difference = format!("{name} minus this");
     let columns = numbers(&["divergence", "order", "learned", "MRR", "share of the law's", &difference]);
-    let mut table = Table::new(
-        format!("Finding the digit that {} ink points were drawn from.", query.sample.points),
-        columns,
-    );
+    let mut table =
+        Table::new(format!("Finding the digit that {POINTS} ink points were drawn from."), columns);
     let best = rows.iter().find(|row| row.kind != Kind::Law).map_or(f64::NAN, |row| row.interval.mean);
     for row in &rows {
         let score = cell(row.interval);
@@ -137,7 +165,7 @@ pub(super) fn section(facts: &Facts<'_>, runs: &Runs<'_>, query: Query) -> Resul
     ));
     section.block(table);
     section.paragraph(
-        format!("{name}, {}, against", order(Some(Side::First))) + &claims(&rows, name, compared)?,
+        format!("{name}, {}, against", order(Some(Side::First))) + &claims(&rows, name, compared, hidden)?,
     );
     let bars = rows.iter().map(|row| {
         let Estimate { mean, half_width } = estimate(row.interval);
@@ -160,13 +188,16 @@ fn short(label: &str) -> &str {
 }
 
 /// The comparisons the experiment is about, in words with their numbers.
-fn claims(rows: &[Row], name: &str, compared: &[f64]) -> Result<String> {
+fn claims(rows: &[Row], name: &str, compared: &[f64], hidden: bool) -> Result<String> {
     let best = |f: &dyn Fn(&Row) -> bool| rows.iter().find(|row| f(row));
-    let kl = |row: &Row| row.label.starts_with("KL") && row.order == order(Some(Side::First));
+    // The law itself, where nothing is hidden.
+    let kl = |row: &Row| !hidden && row.label.starts_with("KL") && row.order == order(Some(Side::First));
+    let best_fixed = if hidden { "the best fixed divergence" } else { "the best other fixed divergence" };
     let rivals = [
         ("the sampling law", best(&|row| row.kind == Kind::Law)),
         ("KL(query ‖ item)", best(&kl)),
-        ("the best other fixed divergence", best(&|row| row.kind == Kind::Fixed && !kl(row))),
+        (best_fixed, best(&|row| row.kind == Kind::Fixed && !kl(row))),
+        ("the Euclidean distance of learned embeddings", best(&|row| row.label.starts_with("MLP"))),
         ("the Mahalanobis distance", best(&|row| row.label.starts_with(Method::DeepMahalanobis.label()))),
         ("the Euclidean distance", best(&|row| row.label == "Euclidean")),
         ("itself in the other order", best(&|row| row.kind == Kind::Learned && row.label == name)),

@@ -1,8 +1,8 @@
 //! Directed retrieval: the query is a sample of the item.
 //!
 //! An item is a digit's ink as a histogram over 7×7 cells; a query is the histogram of a few ink points drawn from
-//! it. Which item was it drawn from? There is no encoder: what is learned is the divergence, and the two argument
-//! orders are two different questions.
+//! it. Which item was it drawn from? What is learned is the divergence, and the two argument orders are two different
+//! questions; the usual way, an embedding that is compared by a fixed distance, is there to be compared with.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::train::Task;
-use crate::{Error, Inputs, Method, Parameter, Result};
+use crate::{Encoder, Error, Group, Inputs, Method, Mlp, MlpConfig, Mode, Parameter, Result};
 
 /// Cells along each side of the pooled image.
 const CELLS: usize = 7;
@@ -100,6 +100,12 @@ impl Histograms {
         let (mut out, mut masks): (Vec<f32>, Vec<f32>) = (Vec::new(), Vec::new());
         let Sample { points, hidden } = sample;
         let weight = self.cells as f32 / points as f32;
+        let same = match hidden {
+            Hidden::Same { cells, seed } => {
+                index::sample(&mut ChaCha8Rng::seed_from_u64(seed), self.cells, cells).into_vec()
+            }
+            Hidden::Nothing | Hidden::Anew { .. } => Vec::new(),
+        };
         for i in indices {
             let mut sum = 0.0;
             let cumulative: Vec<f32> = self
@@ -119,10 +125,11 @@ impl Histograms {
                 out[start + cell] += weight;
             }
             masks.resize(start + self.cells, 0.0);
-            if hidden > 0 {
-                for cell in index::sample(rng, self.cells, hidden) {
-                    (out[start + cell], masks[start + cell]) = (0.0, 1.0);
-                }
+            let mut hide = |cell: usize| (out[start + cell], masks[start + cell]) = (0.0, 1.0);
+            match hidden {
+                Hidden::Nothing => {}
+                Hidden::Anew { cells } => index::sample(rng, self.cells, cells).iter().for_each(&mut hide),
+                Hidden::Same { .. } => same.iter().copied().for_each(&mut hide),
             }
         }
         let shape = (out.len() / self.cells, self.cells);
@@ -136,8 +143,39 @@ impl Histograms {
 pub struct Sample {
     /// The ink points drawn.
     pub points: usize,
-    /// The cells, drawn anew for each query, whose points are then taken away; no divergence is told which.
-    pub hidden: usize,
+    /// The cells whose points are then taken away.
+    pub hidden: Hidden,
+}
+
+/// The cells of which a query shows nothing. No divergence is told which they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Hidden {
+    /// None.
+    #[default]
+    Nothing,
+    /// So many, drawn anew for each query.
+    Anew {
+        /// How many.
+        cells: usize,
+    },
+    /// So many, the same in every query, as of a sensor with blind spots.
+    Same {
+        /// How many.
+        cells: usize,
+        /// Which.
+        seed: u64,
+    },
+}
+
+impl Hidden {
+    /// How many cells are hidden in a query.
+    pub fn cells(self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Anew { cells } | Self::Same { cells, .. } => cells,
+        }
+    }
 }
 
 /// Items, and the queries drawn from them.
@@ -223,13 +261,38 @@ impl Pairs {
 }
 
 fn check(sample: Sample, items: &Histograms) -> Result<()> {
-    if sample.points == 0 || sample.hidden >= items.cells {
-        let Sample { points, hidden } = sample;
+    if sample.points == 0 || sample.hidden.cells() >= items.cells {
+        let (points, hidden) = (sample.points, sample.hidden.cells());
         let got = format!("{points} points with {hidden} of {} cells hidden", items.cells);
         let expected = "at least one point a query and one cell not hidden";
         return Err(Error::Config { what: "Pairs::draw", field: "sample", got, expected });
     }
     Ok(())
+}
+
+/// What queries and items pass through before they are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Embedding {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The same network.
+    Shared(MlpConfig),
+    /// A network for queries and another for items, as of a two-tower model.
+    Towers(MlpConfig),
+}
+
+impl Embedding {
+    /// The networks, that of queries first.
+    fn networks(self, cells: usize, seed: u64, dtype: DType, device: &Device) -> Result<Vec<Mlp>> {
+        let network = |config: MlpConfig, seed: u64| Mlp::new(cells, &config, seed, dtype, device);
+        match self {
+            Self::Nothing => Ok(Vec::new()),
+            Self::Shared(config) => Ok(vec![network(config, seed)?]),
+            Self::Towers(config) => Ok(vec![network(config, seed)?, network(config, seed ^ 0x70_3e_12)?]),
+        }
+    }
 }
 
 /// A directed retrieval problem.
@@ -240,6 +303,8 @@ pub struct DirectedConfig {
     pub method: Method,
     /// Whether the query is the first argument, D(query ‖ item), or the second.
     pub query_first: bool,
+    /// What is compared: the histograms themselves, or embeddings of them.
+    pub embedding: Embedding,
     /// How queries come from items.
     pub sample: Sample,
     /// Pairs in a batch.
@@ -261,6 +326,8 @@ impl DirectedConfig {
 pub struct DirectedTask {
     items: Arc<Histograms>,
     config: DirectedConfig,
+    /// None, one, or that of queries and that of items.
+    networks: Vec<Mlp>,
     generator: Arc<dyn Generator>,
     objective: Objective,
     device: Device,
@@ -284,17 +351,38 @@ impl DirectedTask {
         // What the parameters are of order one in; the knees themselves stand at the items' quantiles.
         let range = (0.0, 4.0 * scale);
         let sample = items.tensor(0..items.len(), device)?;
-        let inputs = Inputs { dim: items.cells, range, scale, sample: Some(&sample) };
+        let networks = config.embedding.networks(items.cells, config.seed, dtype, device)?;
+        let inputs = match networks.first() {
+            None => Inputs { dim: items.cells, range, scale, sample: Some(&sample) },
+            Some(network) => Inputs { dim: network.dim(), range: (-4.0, 4.0), scale: 1.0, sample: None },
+        };
         let generator = config.method.generator(inputs, config.seed, dtype, device)?;
         let distance = Arc::new(BregmanDistance::new(generator.clone(), config.side()));
         let temperature = Temperature::learned(0.1, dtype, device)?;
         let objective = Objective::new(Arc::new(InfoNce::new(distance, temperature)));
-        Ok(Self { items, config, generator, objective, device: device.clone() })
+        Ok(Self { items, config, networks, generator, objective, device: device.clone() })
     }
 
     /// The generator.
     pub fn generator(&self) -> &Arc<dyn Generator> {
         &self.generator
+    }
+
+    /// Pairs as they are compared.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for histograms over other cells than those trained on.
+    pub fn embed(&self, pairs: &Pairs) -> Result<Pairs> {
+        let (queries, items) = self.embedded(&pairs.queries, &pairs.items)?;
+        Ok(Pairs { queries, items, ..pairs.clone() })
+    }
+
+    fn embedded(&self, queries: &Tensor, items: &Tensor) -> Result<(Tensor, Tensor)> {
+        let through = |network: Option<&Mlp>, rows: &Tensor| match network {
+            Some(network) => network.forward(rows, Mode::Train),
+            None => Ok(rows.clone()),
+        };
+        Ok((through(self.networks.first(), queries)?, through(self.networks.last(), items)?))
     }
 
     fn batch(&self, step: usize) -> Result<Batch> {
@@ -304,6 +392,7 @@ impl DirectedTask {
         let sample = self.config.sample;
         let (queries, _) = self.items.drawn(rows.iter().copied(), sample, &mut rng, &self.device)?;
         let items = self.items.tensor(rows.iter().copied(), &self.device)?;
+        let (queries, items) = self.embedded(&queries, &items)?;
         let labels: Vec<i64> = rows.iter().map(|&i| i as i64).collect();
         Ok(Batch::new(&queries, &labels)?.with_reference(&items, &labels)?)
     }
@@ -315,8 +404,14 @@ impl Task for DirectedTask {
     }
 
     fn parameters(&self) -> Vec<Parameter> {
-        let parameters = self.objective.parameters().into_iter();
-        parameters.map(|p| Parameter::new(p.name, &p.var, p.role.into())).collect()
+        let learned = self.objective.parameters().into_iter();
+        let learned = learned.map(|p| Parameter::new(p.name, &p.var, p.role.into()));
+        let networks = ["encoder", "encoder-of-items"].iter().zip(&self.networks);
+        let networks = networks.flat_map(|(of, network)| {
+            let parameters = network.parameters().into_iter();
+            parameters.map(move |(name, var)| Parameter::new(format!("{of}.{name}"), &var, Group::Encoder))
+        });
+        networks.chain(learned).collect()
     }
 
     fn calibrate(&self) -> Result<()> {
