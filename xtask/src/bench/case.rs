@@ -17,6 +17,8 @@ const RESIDUAL_TOLERANCE_F64: f64 = 1e-9;
 pub enum Work {
     /// A square matrix product.
     Matmul { size: usize },
+    /// As many multiply-adds as that has, from registers: the floor under it on this processor.
+    MultiplyAdds { size: usize },
     /// A training step of the convolutional net: forward, backward, AdamW.
     Step { batch: usize, divergence: Divergence },
     /// A training step of ResNet-18 for 32×32 pixels under the supervised contrastive loss.
@@ -90,6 +92,10 @@ pub fn all() -> Vec<Case> {
             ..case("objective", "icnn-hardest-triplet-pair-expansion", "n512_d128", large)
         },
         case("matmul", "square", "n1024", Work::Matmul { size: 1024 }),
+        Case {
+            peer: false,
+            ..case("matmul", "multiply-adds-alone", "n1024", Work::MultiplyAdds { size: 1024 })
+        },
     ];
     cases.push(case("loader", "digits-in-memory", "n20000_b128", Work::Loader(Pictures::Digits)));
     cases.push(Case {

@@ -122,6 +122,7 @@ impl Workload {
         match case.work {
             Work::Loader(pictures) => pictures.workload(data, file),
             Work::Matmul { .. } => product(data),
+            Work::MultiplyAdds { size } => Ok(multiply_adds(size)),
             Work::Step { divergence, .. } => small_step(divergence, data),
             Work::ResNet { batch, dtype } => {
                 let encoder = ResNet::new(PICTURE[0], &ResNetConfig::default(), SEED, dtype, &Device::Cpu)?;
@@ -140,6 +141,14 @@ impl Workload {
             }
         }
     }
+}
+
+fn multiply_adds(size: usize) -> Workload {
+    let pass: Pass = Box::new(move || {
+        let done = dml_kernels::multiply_adds(size * size * size);
+        Ok((Tensor::new(done as f32, &Device::Cpu)?, None))
+    });
+    Workload::of(HashMap::new(), pass, None)
 }
 
 fn product(data: HashMap<String, Tensor>) -> anyhow::Result<Workload> {
@@ -233,6 +242,7 @@ fn data(work: Work) -> anyhow::Result<HashMap<String, Tensor>> {
     };
     let (n, shape) = match work {
         Work::Loader(pictures) => return pictures.data(),
+        Work::MultiplyAdds { .. } => return Ok(HashMap::new()),
         Work::Matmul { size } => {
             let (a, b) = (normal(&[size, size])?, normal(&[size, size])?);
             return Ok(HashMap::from([("a".to_owned(), a), ("b".to_owned(), b)]));
