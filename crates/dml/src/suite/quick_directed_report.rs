@@ -89,7 +89,7 @@ fn words(facts: &Facts<'_>, hidden: Hidden) -> Words {
                  200, for {} steps if nothing else is said. The score is the mean reciprocal rank (MRR).",
                 facts.config.directed_steps
             ),
-            law: "The sampling law (ceiling)",
+            law: "The law (ceiling)",
             about_the_law: "The ceiling is the law itself: a query is a multinomial sample of its item, and items are \
                 ranked by the exact likelihood of the points, those without ink under one of them last. With equal \
                 priors no ranking does better on average. KL(query ‖ item), but for smoothing, is minus that likelihood \
@@ -103,10 +103,11 @@ fn words(facts: &Facts<'_>, hidden: Hidden) -> Words {
                  spots: the same cells in all queries, of training and test, and others for each seed. No divergence is \
                  told which. Learned ones are trained on such queries, and fixed ones chosen on them."
             ),
-            law: "The sampling law, told the cells (ceiling)",
+            law: "The law, told the cells",
             about_the_law: "The ceiling is the likelihood of the points that are left, given which cells are blind and \
                 how many points fell into them. No fixed divergence of all cells is that law: one would have to know \
-                the law and the blind cells. A learned divergence has to find both from pairs.",
+                the law and the blind cells. A learned divergence has to find both from pairs. Which cells are blind \
+                decides how hard a seed is, so scores spread widely, all alike, and differences do not.",
         },
         Hidden::Anew { .. } => Words {
             title: "Directed retrieval, half of the cells hidden",
@@ -115,7 +116,7 @@ fn words(facts: &Facts<'_>, hidden: Hidden) -> Words {
                  drawn anew for each query, and no divergence is told which. Learned divergences are trained on such \
                  queries, and fixed ones chosen on them."
             ),
-            law: "The sampling law, told the cells",
+            law: "The law, told the cells",
             about_the_law: "The first row is the likelihood of the points left, given which cells were hidden and how \
                 many points were in them: more than any divergence knows, so nothing can be expected to come near it.",
         },
