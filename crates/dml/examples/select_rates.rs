@@ -99,10 +99,13 @@ fn metric(digits: &Arc<ImageSet>) -> Vec<Candidate<'_>> {
     candidates
 }
 
+/// A name, what is learned, the rates and the numbers of steps.
+type Try<'a> = (&'a str, Method, Embedding, &'a [f64], &'a [usize]);
+
 fn directed(digits: &Arc<ImageSet>) -> Vec<Candidate<'_>> {
     let mut candidates: Vec<Candidate<'_>> = Vec::new();
     let mlp = MlpConfig::default();
-    let tries: [(&str, Method, Embedding, &[f64], &[usize]); 6] = [
+    let tries: [Try<'_>; 6] = [
         ("mahalanobis", Method::DeepMahalanobis, Embedding::Nothing, &[3e-3, 1e-2, 3e-2], &[600, 1800]),
         ("mlp", Method::Euclidean, Embedding::Shared(mlp), &[1e-3, 3e-3, 1e-2], &[600, 1800]),
         ("two mlps", Method::Euclidean, Embedding::Towers(mlp), &[1e-3, 3e-3, 1e-2], &[600, 1800]),

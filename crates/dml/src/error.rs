@@ -60,6 +60,9 @@ pub enum Error {
     /// The generator refused.
     #[error(transparent)]
     Generator(#[from] phi::Error),
+    /// The divergence refused.
+    #[error(transparent)]
+    Divergence(#[from] bregman::Error),
     /// The loss refused.
     #[error(transparent)]
     Loss(#[from] dml_loss::Error),
