@@ -3,7 +3,7 @@
 //! `cargo run -p dml --example select_rates -- metric` or `-- directed` prints, for each method and rate, the mean score
 //! over two seeds; a third argument keeps the lines that contain it. Held out are, in the closed set, 50 of 350 training images of each digit; in the zero-shot
 //! protocol, digits 3 and 4 of the five trained on; in directed retrieval, 1,490 of the 3,500 training digits. The
-//! figures stand in `suite/quick.rs` and `suite/quick_directed.rs`, beside the rates that follow from them.
+//! figures stand in `suite/quick/metric.rs` and `suite/quick/directed.rs`, beside the rates that follow from them.
 
 use std::sync::Arc;
 

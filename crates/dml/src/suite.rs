@@ -19,12 +19,9 @@ use crate::{Elapsed, Error, Result, Watch, atomic};
 
 mod metric;
 pub mod paper;
-mod paper_report;
 mod pca;
 pub mod quick;
-mod quick_directed;
-mod quick_directed_report;
-mod quick_report;
+mod tables;
 
 /// What a finished run leaves behind.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -50,6 +47,15 @@ impl Record {
             expected: "a result of that name",
         })
     }
+}
+
+/// Everything that happened in a suite.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The runs in order.
+    pub runs: Vec<Finished>,
+    /// The files written.
+    pub files: Vec<std::path::PathBuf>,
 }
 
 type Work<'a> = Box<dyn Fn(&Watch<'_>) -> Result<Record> + Send + Sync + 'a>;

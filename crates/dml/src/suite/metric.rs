@@ -6,6 +6,18 @@ use super::{Record, pca};
 use crate::task::{Images, MetricConfig, MetricTask, Scores, evaluate, evaluate_euclidean};
 use crate::{Method, Result, TrainConfig, Watch, train};
 
+/// The methods of the metric learning comparison, the baseline first.
+pub(super) const METHODS: [Method; 5] = [
+    Method::Euclidean,
+    Method::DeepMahalanobis,
+    Method::MaxAffine,
+    Method::DeepDivergence,
+    Method::EmpiricalBregman,
+];
+
+/// The protocols: the folder, and how it is called.
+pub(super) const PROTOCOLS: [(&str, &str); 2] = [("closed-set", "closed set"), ("zero-shot", "zero-shot")];
+
 /// The images that are retrieved among one another.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Test<'a> {

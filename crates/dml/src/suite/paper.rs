@@ -15,11 +15,12 @@ use dml_data::transform::{Filter, Pipeline, Resize, Size, Transform};
 use dml_data::{Benchmark, Completeness, ImageSet, Manifest, Protocol, Subset};
 use serde::Serialize;
 
-use super::metric::{Test, measure};
-use super::quick::{METHODS, Outcome, PROTOCOLS};
-use super::{Finished, Job, Record, SuiteOptions, begin, go_on, mark_complete, metrics_lines, paper_report};
+use super::metric::{METHODS, PROTOCOLS, Test, measure};
+use super::{Finished, Job, Outcome, Record, SuiteOptions, begin, go_on, mark_complete, metrics_lines};
 use crate::task::{Images, MetricConfig, MetricTask};
 use crate::{Error, Method, OptimizerConfig, Result, SmallConvConfig, TrainConfig, Watch, atomic};
+
+mod report;
 
 /// The sets, by their names in the manifest.
 pub const DATASETS: [&str; 5] = ["mnist", "fashion-mnist", "cifar10", "svhn", "stl10"];
@@ -156,7 +157,7 @@ pub fn run(
     lines.push_str(&metrics_lines(&jobs, &measured)?);
     atomic::write(options.folder.join("metrics.jsonl"), lines)?;
     runs.extend(measured);
-    let facts = paper_report::Facts {
+    let facts = report::Facts {
         config,
         sets: &sets,
         problems: &problems,
@@ -165,7 +166,7 @@ pub fn run(
         manifest: places.manifest,
         command,
     };
-    let report = paper_report::build(&facts, &runs)?;
+    let report = report::build(&facts, &runs)?;
     let mut files = report.write(&options.folder)?;
     files.push(options.folder.join("metrics.jsonl"));
     mark_complete(options)?;

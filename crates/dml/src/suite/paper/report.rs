@@ -5,12 +5,12 @@ use std::time::Duration;
 use dml_data::{Completeness, Manifest, Part};
 use dml_retrieval::{Interval, paired_difference};
 
-use super::Finished;
-use super::paper::{Found, PaperConfig, Problem, RATES, chosen_rate};
-use super::quick::{METHODS, PROTOCOLS};
-use super::quick_report::{LEVEL, Runs, cell, estimate, numbers, verdict};
+use super::{Found, PaperConfig, Problem, RATES, chosen_rate};
 use crate::Result;
 use crate::report::{Bar, Bars, Cell, Column, Estimate, Figure, Form, Group, Report, Section, Table};
+use crate::suite::Finished;
+use crate::suite::metric::{METHODS, PROTOCOLS};
+use crate::suite::tables::{LEVEL, Runs, cell, estimate, numbers, verdict};
 
 /// What the report knows of the suite.
 #[derive(Debug, Clone, Copy)]

@@ -28,8 +28,8 @@ use dml_data::ImageSet;
 use phi::{Generator, ItakuraSaito, NegativeEntropy, SquaredEuclidean};
 use serde::Serialize;
 
-use super::quick::{QuickConfig, describe, split};
-use super::{Job, Record};
+use super::config::{QuickConfig, describe, split};
+use crate::suite::{Job, Record};
 use crate::task::{DirectedConfig, DirectedTask, Embedding, Hidden, Histograms, Pairs, Sample};
 use crate::{Method, MlpConfig, OptimizerConfig, Result, TrainConfig, Watch, train};
 

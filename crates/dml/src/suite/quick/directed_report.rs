@@ -3,9 +3,10 @@
 use bregman::Side;
 use dml_retrieval::{Interval, mean_interval, paired_difference};
 
-use super::quick_directed::{FIXED, Learned, POINTS, Query};
-use super::quick_report::{Facts, LEVEL, Runs, cell, estimate, numbers, verdict};
+use super::directed::{FIXED, Learned, POINTS, Query};
+use super::report::Facts;
 use crate::report::{Axis, Bar, Bars, Cell, Estimate, Figure, Form, Group, Lines, Section, Series, Table};
+use crate::suite::tables::{LEVEL, Runs, cell, estimate, numbers, verdict};
 use crate::task::{Embedding, Hidden};
 use crate::{Method, Result};
 
