@@ -45,6 +45,19 @@ pub enum Error {
         /// The value found.
         value: f64,
     },
+    /// A number by which tuples are selected or counted that is NaN or infinite.
+    #[error(
+        "{op}: {what} is {value}, expected a finite number; the distance diverged, or the embeddings are too large for \
+         their element type"
+    )]
+    Diverged {
+        /// The miner or loss.
+        op: &'static str,
+        /// Which number.
+        what: String,
+        /// What it is.
+        value: f64,
+    },
     /// An index of a tuple outside its table of rows.
     #[error("{op}: entry {position} of `{arg}` is row {index}, but there are {rows} rows")]
     Index {

@@ -87,7 +87,8 @@ impl RowLoss for ClassRows<'_> {
 fn closest<T: Real>(centers: &[T], factor: f64) -> usize {
     let mut best = 0;
     for (k, &v) in centers.iter().enumerate() {
-        if (factor > 0.0 && v > centers[best]) || (factor < 0.0 && v < centers[best]) {
+        let closer = (factor > 0.0 && v > centers[best]) || (factor < 0.0 && v < centers[best]);
+        if closer || v.is_nan() {
             best = k;
         }
     }

@@ -242,7 +242,10 @@ impl Loss for LiftedStructure {
         let mut negatives = rows_of(&norm, &positive.anchor)?; // [k]
         if !batch.has_reference() {
             let of_positive = rows_of(&norm, &positive.other)?;
-            let (high, low) = (negatives.maximum(&of_positive)?, negatives.minimum(&of_positive)?);
+            // Not `maximum` and `minimum`, which would pass over a NaN.
+            let first = negatives.detach().gt(&of_positive.detach())?;
+            let high = first.where_cond(&negatives, &of_positive)?;
+            let low = first.where_cond(&of_positive, &negatives)?;
             negatives = (softplus(&(low - &high)?)? + high)?;
         }
         let none = negatives.detach().le(NOTHING / 2.0)?;

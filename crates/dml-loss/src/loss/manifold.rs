@@ -203,7 +203,7 @@ fn violations(values: &Tensor, meta: &[u32], margin: f64) -> Result<Tensor> {
     let own = one_hot(meta, values)?; // [n, K]
     let at_own = (values * &own)?.sum_keepdim(1)?; // [n, 1]
     let gap = (values.broadcast_sub(&at_own)? + margin)?;
-    let keep = (gap.detach().ge(0.0)? * own.lt(0.5)?)?;
+    let keep = (gap.detach().lt(0.0)?.eq(0u8)? * own.lt(0.5)?)?; // a NaN counts, and is seen
     Ok(masked_log_sum_exp(&gap, &keep, true)?.squeeze(1)?)
 }
 

@@ -100,7 +100,8 @@ impl<F: TripletForm> SwappedRows<'_, F> {
     /// Whether the negative is closer to the positive, and how far the closer of the two is from it.
     #[inline(always)]
     fn closer<T: Real>(&self, to_anchor: T, to_positive: T) -> (bool, T) {
-        let swapped = if self.larger { to_positive > to_anchor } else { to_positive < to_anchor };
+        let closer = if self.larger { to_positive > to_anchor } else { to_positive < to_anchor };
+        let swapped = closer | to_positive.is_nan(); // which is then seen
         (swapped, if swapped { to_positive } else { to_anchor })
     }
 

@@ -184,7 +184,9 @@ impl Loss for TripletMargin {
             };
             let across = entries(columns, positive, negative)?; // [k]
             let swapped = distance.margin(&to_positive, &across)?;
-            violation = swapped.detach().gt(&violation.detach())?.where_cond(&swapped, &violation)?;
+            let seen = swapped.detach();
+            let take = (seen.gt(&violation.detach())? + seen.ne(&seen)?)?; // NaN is neither, and stays
+            violation = take.where_cond(&swapped, &violation)?;
         }
         let violation = (violation + self.config.margin)?;
         let losses = if self.config.smooth_loss { softplus(&violation)? } else { hinge(&violation)? };

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Miner, PairList, Pairs, Result, Triplets, Tuples,
-    miner::{Farness, Found},
+    miner::{Farness, Found, finite_pairs},
 };
 
 /// Which positive or negative of an anchor.
@@ -102,7 +102,7 @@ impl BatchEasyHard {
         let own: Option<Vec<u32>> = (0..batch.len()).map(|i| batch.own_column(i).map(|j| j as u32)).collect();
         let classes = Classes { rows: batch.labels(), columns: batch.column_labels(), own: own.as_deref() };
         let closer = if self.distance.larger_is_closer() { Closer::Larger } else { Closer::Smaller };
-        let found = batch.pairs(&self.distance)?.hardest(classes, closer)?;
+        let found = finite_pairs("BatchEasyHard", batch, &self.distance)?.hardest(classes, closer)?;
         for (a, found) in found.into_iter().enumerate() {
             if let [Some(p), Some(n)] = found {
                 pairs.positive.push(a, p as usize);
@@ -118,7 +118,9 @@ impl BatchEasyHard {
         if hard && allowed_pos_range.is_none() && allowed_neg_range.is_none() {
             return self.hardest(batch);
         }
-        let Some(far) = Farness::new(batch, &self.distance)? else { return Ok(Pairs::default()) };
+        let Some(far) = Farness::new("BatchEasyHard", batch, &self.distance)? else {
+            return Ok(Pairs::default());
+        };
         let allowed = |range: Option<(f64, f64)>| {
             let sign = far.sign;
             move |farness: f64| range.is_none_or(|(low, high)| (low..=high).contains(&(sign * farness)))

@@ -82,7 +82,7 @@ impl DistanceWeighted {
     /// What the distance returns.
     pub fn weights(&self, batch: &Batch) -> Result<Tensor> {
         let (n, m) = (batch.len(), batch.column_labels().len());
-        let weights = match Farness::new(batch, &self.distance)? {
+        let weights = match Farness::new("DistanceWeighted", batch, &self.distance)? {
             Some(far) => self.table(batch, &far)?,
             None => Vec::new(),
         };
@@ -115,7 +115,9 @@ impl DistanceWeighted {
 impl Miner for DistanceWeighted {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
         let mut triplets = Triplets::default();
-        let Some(far) = Farness::new(batch, &self.distance)? else { return Ok(Tuples::Triplets(triplets)) };
+        let Some(far) = Farness::new("DistanceWeighted", batch, &self.distance)? else {
+            return Ok(Tuples::Triplets(triplets));
+        };
         let weights = self.table(batch, &far)?;
         let mut rng = draws(self.config.seed, far.values().iter().map(|v| v.to_bits()));
         let mut columns = ClassRows::default();

@@ -54,7 +54,7 @@ pub struct MultiSimilarityMiner {
 
 impl Miner for MultiSimilarityMiner {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
-        let Some(far) = Farness::new(batch, &self.distance)? else {
+        let Some(far) = Farness::new("MultiSimilarityMiner", batch, &self.distance)? else {
             return Ok(Tuples::Pairs(Pairs::default()));
         };
         let (epsilon, classes) = (self.config.epsilon, batch.classes());

@@ -52,7 +52,7 @@ pub struct PairMargin {
 
 impl Miner for PairMargin {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
-        let Some(far) = Farness::new(batch, &self.distance)? else {
+        let Some(far) = Farness::new("PairMargin", batch, &self.distance)? else {
             return Ok(Tuples::Pairs(Pairs::default()));
         };
         let (pos, neg) = (far.sign * self.config.pos_margin, far.sign * self.config.neg_margin);

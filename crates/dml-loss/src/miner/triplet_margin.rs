@@ -68,7 +68,9 @@ pub struct TripletMarginMiner {
 impl Miner for TripletMarginMiner {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
         let mut triplets = Triplets::default();
-        let Some(far) = Farness::new(batch, &self.distance)? else { return Ok(Tuples::Triplets(triplets)) };
+        let Some(far) = Farness::new("TripletMarginMiner", batch, &self.distance)? else {
+            return Ok(Tuples::Triplets(triplets));
+        };
         let TripletMarginMinerConfig { margin, type_of_triplets } = self.config;
         let classes = batch.classes();
         let found = far.each_anchor(|a, far, found| {

@@ -91,7 +91,7 @@ impl UniformHistogram {
 
 impl Miner for UniformHistogram {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
-        let Some(far) = Farness::new(batch, &self.distance)? else {
+        let Some(far) = Farness::new("UniformHistogram", batch, &self.distance)? else {
             return Ok(Tuples::Pairs(Pairs::default()));
         };
         let all = Pairs::all(batch);
