@@ -114,7 +114,7 @@ pub(crate) fn entries(matrix: &Tensor, rows: &[u32], cols: &[u32]) -> Result<Ten
 /// Rows of a table by index: `[n, …]` and k indices → `[k, …]`.
 pub(crate) fn rows(table: &Tensor, index: &[u32]) -> Result<Tensor> {
     let index = Tensor::from_slice(index, index.len(), table.device())?;
-    Ok(table.index_select(&index, 0)?)
+    Ok(table.contiguous()?.index_select(&index, 0)?) // which takes no view
 }
 
 /// log Σ_j exp(x_ij) over the entries that `keep` (u8) sets: `[n, m]` → `[n, 1]`. Without `one`, a row that keeps

@@ -7,7 +7,7 @@ use dml_kernels::{Band, PairMatrix, Real, Tally, TupleLoss};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Index, Loss, Pairs, Part, Reduced, Reducer, Result, Tuples,
+    Batch, Distance, Error, Index, Loss, Pairs, Part, Reduced, Reducer, Result, Tuples,
     rows::{self, log_sum_exp},
     tensor::{masked_log_sum_exp, normalize_rows, rows as rows_of},
     tuples::{Classes, PairTable, Repeats},
@@ -24,6 +24,15 @@ pub struct AngularConfig {
 impl Default for AngularConfig {
     fn default() -> Self {
         Self { alpha: 40.0 }
+    }
+}
+
+impl AngularConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        match (0.0..90.0).contains(&self.alpha) {
+            true => Ok(()),
+            false => Err(Error::config("Angular", "alpha", self.alpha, "degrees from 0 to below 90")),
+        }
     }
 }
 
@@ -161,6 +170,7 @@ impl TupleLoss for Walk<'_> {
 
 impl Loss for Angular {
     fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
+        self.config.check()?;
         let Some(weighing) = reducer.weighing("loss")? else { return Ok(Reduced::Unknown) };
         if batch.nothing() {
             return Ok(Reduced::Nothing);
@@ -213,6 +223,7 @@ impl Loss for Angular {
     }
 
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        self.config.check()?;
         let pairs = tuples.map_or_else(|| Pairs::all(batch), Tuples::to_pairs).positive;
         if pairs.is_empty() {
             return Ok(Vec::new());

@@ -6,8 +6,8 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Error, Loss, Part, Result, State, Tuples, loss::far::Far, tensor::download,
-    tuples::TripletTable,
+    Batch, Distance, Error, Loss, Part, Result, State, Tuples, error::count, loss::far::Far,
+    tensor::download, tuples::TripletTable,
 };
 
 /// Knobs of [`DynamicSoftMargin`].
@@ -71,9 +71,7 @@ impl DynamicSoftMargin {
     pub fn new(distance: Arc<dyn Distance>, config: DynamicSoftMarginConfig) -> Result<Self> {
         let DynamicSoftMarginConfig { min_val, num_bins, momentum } = config;
         let owner = "DynamicSoftMargin";
-        if num_bins == 0 {
-            return Err(Error::config(owner, "num_bins", 0, "at least 1"));
-        }
+        count(owner, "num_bins", num_bins)?;
         if !(min_val < 0.0 && min_val.is_finite()) {
             return Err(Error::config(owner, "min_val", min_val, "a negative number"));
         }

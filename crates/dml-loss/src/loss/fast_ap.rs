@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Error, Index, Loss, Part, Result, Tuples,
+    Batch, Distance, Index, Loss, Part, Result, Tuples,
+    error::count,
     loss::{
         class_table::weighted,
         far::{Far, bins, check_range},
@@ -71,10 +72,8 @@ impl FastAp {
     /// [`Error::Config`] for no bins.
     pub fn new(distance: Arc<dyn Distance>, config: FastApConfig) -> Result<Self> {
         check_range("FastAp", config.range)?;
-        match config.num_bins {
-            0 => Err(Error::config("FastAp", "num_bins", 0, "at least 1")),
-            _ => Ok(Self { distance, config }),
-        }
+        count("FastAp", "num_bins", config.num_bins)?;
+        Ok(Self { distance, config })
     }
 }
 

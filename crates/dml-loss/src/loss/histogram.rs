@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Loss, PairList, Pairs, Part, Result, Tuples,
+    error::count,
     loss::far::{Far, bins, check_range},
 };
 
@@ -39,10 +40,8 @@ impl HistogramConfig {
                 }
             }
         };
-        match bins {
-            0 => Err(Error::config("Histogram", "n_bins", 0, "at least 1")),
-            _ => Ok(bins),
-        }
+        count("Histogram", "n_bins", bins)?;
+        Ok(bins)
     }
 }
 

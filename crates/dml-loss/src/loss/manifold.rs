@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Loss, Parameter, Part, Result, Role, Tuples,
+    error::{count, finite},
     loss::class_table::{ClassTable, class_ids, one_hot},
     sampling::{choose, draws},
     tensor::{download, fill_unless, hinge, masked_log_sum_exp, normalize_rows, rows, upload},
@@ -117,7 +118,7 @@ impl Manifold {
     ) -> Result<Self> {
         let owner = "Manifold";
         if !distance.larger_is_closer() {
-            return Err(Error::config(owner, "distance", format!("{distance:?}"), "a similarity"));
+            return Err(Error::config(owner, "distance", distance.name(), "a similarity"));
         }
         if !(config.alpha > 0.0 && config.alpha < 1.0) {
             return Err(Error::config(owner, "alpha", config.alpha, "a share in (0, 1)"));
@@ -125,9 +126,8 @@ impl Manifold {
         if config.lambda_c.is_nan() || config.lambda_c < 0.0 {
             return Err(Error::config(owner, "lambda_c", config.lambda_c, "a number ≥ 0"));
         }
-        if config.num_proxies == 0 {
-            return Err(Error::config(owner, "num_proxies", 0, "at least 1"));
-        }
+        finite(owner, &[("margin", config.margin)])?;
+        count(owner, "num_proxies", config.num_proxies)?;
         let ManifoldConfig { embedding_size: width, num_proxies: classes, seed, .. } = config;
         Ok(Self {
             distance,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AvgNonZero, Batch, Distance, Index, Loss, Part, Reduced, Reducer, Result, Triplets, TripletsPerAnchor,
     Tuples,
+    error::finite,
     loss::{
         swapped_rows,
         triplet_rows::{TripletForm, TripletRows},
@@ -45,6 +46,13 @@ impl Default for TripletMarginConfig {
             triplets_per_anchor: TripletsPerAnchor::default(),
             seed: 0,
         }
+    }
+}
+
+impl TripletMarginConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        finite("TripletMargin", &[("margin", self.margin)])?;
+        self.triplets_per_anchor.check("TripletMargin")
     }
 }
 
@@ -148,6 +156,7 @@ impl TripletMargin {
 
 impl Loss for TripletMargin {
     fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
+        self.config.check()?;
         // Drawn triplets are few.
         if tuples.is_none() && !self.config.triplets_per_anchor.is_all() {
             return Ok(Reduced::Unknown);
@@ -164,6 +173,7 @@ impl Loss for TripletMargin {
     }
 
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        self.config.check()?;
         let triplets = match tuples {
             Some(tuples) => tuples.to_triplets(),
             None => self.config.triplets_per_anchor.triplets(batch, self.config.seed)?,

@@ -51,6 +51,22 @@ impl Default for BatchEasyHardConfig {
     }
 }
 
+impl BatchEasyHardConfig {
+    fn check(&self) -> Result<()> {
+        let ranges =
+            [("allowed_pos_range", self.allowed_pos_range), ("allowed_neg_range", self.allowed_neg_range)];
+        for (field, range) in ranges {
+            if let Some((low, high)) = range
+                && (low.is_nan() || high.is_nan() || low > high)
+            {
+                let expected = "a least and a larger value";
+                return Err(Error::config("BatchEasyHard", field, format!("[{low}, {high}]"), expected));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// One positive and one negative of each anchor, as pairs; anchors that lack either are left out.
 ///
 /// A semi-hard choice is made after the other. With [`Strategy::All`] on one side all pairs of that side are taken,
@@ -81,9 +97,10 @@ impl BatchEasyHard {
     /// A miner of pairs.
     ///
     /// # Errors
-    /// [`Error::Config`] where a semi-hard choice is to be made relative to another or to all.
+    /// [`Error::Config`] where a semi-hard choice is to be made relative to another or to all, or a range has no inside.
     pub fn new(distance: Arc<dyn Distance>, config: BatchEasyHardConfig) -> Result<Self> {
         use Strategy::{All, SemiHard};
+        config.check()?;
         if matches!((config.pos_strategy, config.neg_strategy), (SemiHard | All, SemiHard) | (SemiHard, All))
         {
             let got = format!("{:?} beside {:?}", config.pos_strategy, config.neg_strategy);
@@ -113,6 +130,7 @@ impl BatchEasyHard {
     }
 
     fn pairs(&self, batch: &Batch) -> Result<Pairs> {
+        self.config.check()?;
         let BatchEasyHardConfig { allowed_pos_range, allowed_neg_range, .. } = self.config;
         let hard = self.config.pos_strategy == Strategy::Hard && self.config.neg_strategy == Strategy::Hard;
         if hard && allowed_pos_range.is_none() && allowed_neg_range.is_none() {

@@ -7,8 +7,8 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Error, Miner, Result, Triplets, Tuples, miner::Farness, sampling::draws, tensor::upload,
-    tuples::ClassRows,
+    Batch, Distance, Error, Miner, Result, Triplets, Tuples, error::positive, miner::Farness,
+    sampling::draws, tensor::upload, tuples::ClassRows,
 };
 
 /// Knobs of [`DistanceWeighted`].
@@ -67,11 +67,9 @@ impl DistanceWeighted {
         let owner = "DistanceWeighted";
         if distance.larger_is_closer() {
             let expected = "the Euclidean distance of normalized rows";
-            return Err(Error::config(owner, "distance", format!("{distance:?}"), expected));
+            return Err(Error::config(owner, "distance", distance.name(), expected));
         }
-        if config.cutoff.is_nan() || config.cutoff <= 0.0 {
-            return Err(Error::config(owner, "cutoff", config.cutoff, "a positive number"));
-        }
+        positive(owner, &[("cutoff", config.cutoff), ("nonzero_loss_cutoff", config.nonzero_loss_cutoff)])?;
         Ok(Self { distance, config })
     }
 
