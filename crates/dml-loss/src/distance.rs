@@ -36,8 +36,8 @@ pub trait Distance: Debug + Send + Sync {
     /// [`Error::Shape`] when the shapes disagree; for divergences, when a row leaves the generator's domain.
     fn all_pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor>;
 
-    /// As [`all_pairs`](Self::all_pairs), with the way back from the gradient of the matrix to the rows: what losses and
-    /// miners ask for. A distance overrides it where it need not build the matrix within the graph.
+    /// As [`all_pairs`](Self::all_pairs), with the way back from the gradient of the matrix to the rows: what losses
+    /// and miners ask for. A distance overrides it where it need not build the matrix within the graph.
     ///
     /// # Errors
     /// As [`all_pairs`](Self::all_pairs).

@@ -126,8 +126,8 @@ impl Objective {
         self.miner.as_ref().map(|miner| miner.mine(batch)).transpose()
     }
 
-    /// The unreduced losses over given tuples (`None`: all valid ones), each with what it belongs to: as many numbers as
-    /// are asked for, n³ of them for all triplets of a batch.
+    /// The unreduced losses over given tuples (`None`: all valid ones), each with what it belongs to: as many numbers
+    /// as are asked for, n³ of them for all triplets of a batch.
     ///
     /// # Errors
     /// As [`forward_with`](Self::forward_with).

@@ -24,8 +24,8 @@ pub trait Reducer: Debug + Send + Sync {
     /// [`Error::Class`] when a label has no weight, [`Error::Config`] when a divisor is missing.
     fn reduce(&self, part: &Part, labels: &[i64]) -> Result<Tensor>;
 
-    /// The same for the part of this name as a weighted sum, for losses whose tuples are too many to list; `None` where it
-    /// is none.
+    /// The same for the part of this name as a weighted sum, for losses whose tuples are too many to list; `None` where
+    /// it is none.
     ///
     /// # Errors
     /// As [`reduce`](Self::reduce).
@@ -34,8 +34,8 @@ pub trait Reducer: Debug + Send + Sync {
         Ok(None)
     }
 
-    /// As [`weighing`](Self::weighing) for a part whose losses belong to single rows, [`Index::Rows`], however many a row
-    /// has: some reducers treat these differently.
+    /// As [`weighing`](Self::weighing) for a part whose losses belong to single rows, [`Index::Rows`], however many a
+    /// row has: some reducers treat these differently.
     ///
     /// # Errors
     /// As [`reduce`](Self::reduce).

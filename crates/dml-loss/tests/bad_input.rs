@@ -1,4 +1,5 @@
-//! What a user can get wrong: each is an error that names tensor or parameter, the value, and what to do; none is a panic.
+//! What a user can get wrong: each is an error that names tensor or parameter, the value, and what to do; none is a
+//! panic.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Batches at the edge: every loss over every distance is 0 with gradient 0, or finite, never NaN; so is every reducer that
-//! nothing is left to, and what every miner selects.
+//! Batches at the edge: every loss over every distance is 0 with gradient 0, or finite, never NaN; so is every reducer
+//! that nothing is left to, and what every miner selects.
 //!
 //! Where pytorch-metric-learning 2.9.0 gives 0 with gradient 0, so do we. Where it gives NaN (NCA without a positive,
 //! the tuplet margin of equal rows) or fails (histogram and dynamic soft margin of equal rows), the definition has

@@ -83,7 +83,8 @@ impl Distance for Told {
 /// Numbers that a distance leads to.
 type Outcome = Result<Vec<f64>, Error>;
 
-/// By how much a distance is changed to see whether anything depends on it: a little, as within bounds, and beyond them.
+/// By how much a distance is changed to see whether anything depends on it: a little, as within bounds, and beyond
+/// them.
 const CHANGES: [f64; 7] = [0.3, -0.3, 2.0, -2.0, 0.01, 1e3, -1e3];
 
 /// How far from its limit an outcome at infinity may be, relative to it: what is left of it at [`FAR`].

@@ -40,8 +40,8 @@ impl AngularConfig {
 /// class.
 ///
 /// Anchors and positives are L2-normalized; the rows they are compared with enter as they are, as in
-/// pytorch-metric-learning. So let the encoder end in rows of length 1: else the loss falls fastest by shrinking them to
-/// 0. Of given tuples only the positive pairs count. Part `loss`, a loss a positive pair.
+/// pytorch-metric-learning. So let the encoder end in rows of length 1: else the loss falls fastest by shrinking them
+/// to nothing. Of given tuples only the positive pairs count. Part `loss`, a loss a positive pair.
 ///
 /// # Distances
 /// It measures angles itself. Its distance plays no part in the value and is there for a miner to share; there is no
@@ -82,8 +82,8 @@ enum Side {
     Own,
 }
 
-/// The positive pairs of one row, each with all its negatives: the pairs are walked once for each side, so that no table of
-/// pairs by negatives is needed.
+/// The positive pairs of one row, each with all its negatives: the pairs are walked once for each side, so that no
+/// table of pairs by negatives is needed.
 struct Walk<'a> {
     side: Side,
     classes: &'a Classes,

@@ -32,8 +32,8 @@ impl OwnClass {
     }
 }
 
-/// Of one row: classes of `per_class` columns each, of which the closest counts; logit = factor·entry, factor above 0 for
-/// similarities.
+/// Of one row: classes of `per_class` columns each, of which the closest counts; logit = factor·entry, factor above 0
+/// for similarities.
 pub(crate) struct ClassRows<'a> {
     /// The own class of each row.
     pub own: &'a [u32],

@@ -69,8 +69,8 @@ impl Default for ManifoldConfig {
 ///
 /// Own parameter `proxies` `[K, d]`, at first standard normal. Part `loss`, a loss a row. Tuples and a reference set
 /// play no part. Rows should lie around the origin, as after batch normalization: while all have one direction, all
-/// walks are alike, and training makes them more so. With λ = ∞ pytorch-metric-learning returns ∞; here that is the loss
-/// of contexts alone.
+/// walks are alike, and training makes them more so. With λ = ∞ pytorch-metric-learning returns ∞; here that is the
+/// loss of contexts alone.
 ///
 /// # Distances
 /// Cosine is usual; any similarity. A distance is an error, since S̄ must be symmetric, and so is a divergence.

@@ -116,8 +116,8 @@ impl Margin {
 }
 
 impl Margin {
-    /// What each boundary is multiplied by when a reducer takes ν·β of each triplet, given how many triplets each anchor
-    /// has and the divisor; `None` where the reducer is no weighted sum.
+    /// What each boundary is multiplied by when a reducer takes ν·β of each triplet, given how many triplets each
+    /// anchor has and the divisor; `None` where the reducer is no weighted sum.
     fn boundary_weights(
         &self,
         batch: &Batch,

@@ -68,8 +68,8 @@ impl TripletMarginConfig {
 /// swap compares rows of that set with one another (O(m²) memory more), where pytorch-metric-learning takes the wrong
 /// rows.
 /// # Cost
-/// With p positives and q negatives an anchor: O(n·p·q) time and O(nm) memory, as triplets are visited, with swap too; a
-/// number of `triplets_per_anchor` lists that many an anchor; unreduced losses are as many numbers as there are
+/// With p positives and q negatives an anchor: O(n·p·q) time and O(nm) memory, as triplets are visited, with swap too;
+/// a number of `triplets_per_anchor` lists that many an anchor; unreduced losses are as many numbers as there are
 /// triplets.
 /// # Source
 /// Weinberger & Saul 2009 \[weinberger2009\]; Schroff et al. 2015 \[schroff2015\], equation 3; Balntas et al. 2016
@@ -96,8 +96,8 @@ pub struct TripletMargin {
     pub config: TripletMarginConfig,
 }
 
-/// max(0, D(a, p) − D(a, n) + m), or its softplus; `sign` is 1 for distances and −1 for similarities. Which of the two is
-/// known when the loops over triplets are compiled: a choice within them would keep them from being vectorized.
+/// max(0, D(a, p) − D(a, n) + m), or its softplus; `sign` is 1 for distances and −1 for similarities. Which of the two
+/// is known when the loops over triplets are compiled: a choice within them would keep them from being vectorized.
 struct Violation<const SMOOTH: bool> {
     sign: f64,
     margin: f64,

@@ -84,7 +84,8 @@ impl VicReg {
     }
 }
 
-/// [1 − √(var_j + ε)]₊/2 of each coordinate, `[d]`, and the mean over coordinates of the squared covariances with others.
+/// [1 − √(var_j + ε)]₊/2 of each coordinate, `[d]`, and the mean over coordinates of the squared covariances with
+/// others.
 fn spread(view: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
     let Moments { variance, covariance } = column_moments(view)?;
     let deviation = root(&(variance + eps)?, 0.5)?;

@@ -97,7 +97,8 @@ impl BatchEasyHard {
     /// A miner of pairs.
     ///
     /// # Errors
-    /// [`Error::Config`] where a semi-hard choice is to be made relative to another or to all, or a range has no inside.
+    /// [`Error::Config`] where a semi-hard choice is to be made relative to another or to all, or a range has no
+    /// inside.
     pub fn new(distance: Arc<dyn Distance>, config: BatchEasyHardConfig) -> Result<Self> {
         use Strategy::{All, SemiHard};
         config.check()?;

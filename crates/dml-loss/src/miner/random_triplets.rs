@@ -117,7 +117,7 @@ impl RandomTriplets {
 
 impl Miner for RandomTriplets {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
-        count("RandomTriplets", "triplets_per_anchor", self.config.triplets_per_anchor)?;
+        count("RandomTriplets", "triplets_per_anchor", self.config.triplets_per_anchor.max(1))?; // 0 finds nothing
         Ok(Tuples::Triplets(self.triplets(batch)?))
     }
 
