@@ -8,7 +8,10 @@ use std::fmt::Debug;
 use candle_core::{DType, Tensor};
 use dml_kernels::{PairMatrix, Pairing};
 
-use crate::{Error, Parameter, Result, error::name_of};
+use crate::{
+    Error, Parameter, Result,
+    error::{name_of, positive},
+};
 
 mod bregman_divergence;
 mod dot_product;
@@ -118,6 +121,14 @@ pub(crate) fn check(op: &'static str, anchors: &Tensor, others: &Tensor, paired:
         _ => return Ok(()),
     };
     Err(Error::shape(op, "others", others, expected))
+}
+
+/// The p of a norm and the power of a distance.
+pub(crate) fn check_powers(owner: &'static str, p: f64, power: f64) -> Result<()> {
+    if !(p >= 1.0 && p.is_finite()) {
+        return Err(Error::config(owner, "p", p, "1 ≤ p < ∞"));
+    }
+    positive(owner, &[("power", power)])
 }
 
 /// Rows hold f32 or f64: what halves add up to is too coarse to compare, and integers have no gradient.

@@ -402,6 +402,16 @@ fn parameters_out_of_range_are_named() -> Result<(), Any> {
     };
     assert_eq!(distance("name = \"lp\"\np = 0.99")?, "Lp: `p` is 0.99, expected 1 ≤ p < ∞");
     assert_eq!(distance("name = \"lp\"\npower = nan")?, "Lp: `power` is NaN, expected a positive number");
+    let x = rows(3, 2, 4)?;
+    assert_eq!(message(Lp::raw(f64::INFINITY).all_pairs(&x, &x)), "Lp: `p` is inf, expected 1 ≤ p < ∞");
+    assert_eq!(message(Lp::raw(f64::NAN).pairs(&x, &x)), "Lp: `p` is NaN, expected 1 ≤ p < ∞");
+    assert_eq!(Lp::raw(0.5).p(), 1.0);
+    let ratio = SignalToNoise { power: -1.0, ..SignalToNoise::default() };
+    assert_eq!(message(ratio.paired(&x, &x)), "SignalToNoise: `power` is -1, expected a positive number");
+    assert_eq!(
+        distance("name = \"signal-to-noise\"\np = 0.5")?,
+        "SignalToNoise: `p` is 0.5, expected 1 ≤ p < ∞"
+    );
     assert_eq!(distance("name = \"dot-product\"\np = inf")?, "DotProduct: `p` is inf, expected 1 ≤ p < ∞");
     Ok(())
 }
