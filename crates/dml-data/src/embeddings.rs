@@ -24,8 +24,9 @@ impl Embeddings {
     /// whole numbers below 2³².
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) when the file cannot be read; [`Error::Corrupt`](crate::Error::Corrupt) when it is no safetensors file, a tensor is
-    /// missing, of another shape or type, a value is not finite, a label is negative or too large.
+    /// [`Error::Io`](crate::Error::Io) when the file cannot be read; [`Error::Corrupt`](crate::Error::Corrupt) when it
+    /// is no safetensors file, a tensor is missing, of another shape or type, a value is not finite, a label is
+    /// negative or too large.
     /// # Examples
     /// ```
     /// use candle_core::{Device, Tensor};

@@ -186,8 +186,8 @@ pub(crate) fn gemm<T: Real>(
     let parallelism =
         if parallel && threads() > 1 { gemm::Parallelism::Rayon(threads()) } else { gemm::Parallelism::None };
     // SAFETY: `Matrix::new` and `Matrix::of` checked that the last element lies in the slice, and `t` only swaps the
-    // strides, so every (i, j) of `a` and `b` lies in its slice; `out` holds rows·cols elements, is exclusive, and cannot overlap
-    // the shared slices.
+    // strides, so every (i, j) of `a` and `b` lies in its slice; `out` holds rows·cols elements, is exclusive, and
+    // cannot overlap the shared slices.
     unsafe {
         gemm::gemm(
             a.rows,

@@ -1,9 +1,10 @@
 //! The matrix of all pairs of rows, with the way back from its gradient to the rows.
 //!
 //! A loss of pairs is a function of this matrix. As candle operations, each step of such a loss is a matrix of its own,
-//! forward and backward. Here the matrix is computed once, outside the graph; the loss and its derivatives by the matrix
-//! are worked out in one pass over its rows (see [`RowLoss`](crate::RowLoss) and [`TupleLoss`](crate::TupleLoss)); and
-//! one node of the graph leads from the rows to the loss, whose backward pass is one or two matrix products.
+//! forward and backward. Here the matrix is computed once, outside the graph; the loss and its derivatives by the
+//! matrix are worked out in one pass over its rows (see [`RowLoss`](crate::RowLoss) and
+//! [`TupleLoss`](crate::TupleLoss)); and one node of the graph leads from the rows to the loss, whose backward pass is
+//! one or two matrix products.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -83,8 +84,8 @@ impl fmt::Debug for PairMatrix {
 
 impl PairMatrix {
     /// All pairs of the rows of `x` `[n, d]` with those of `y` `[m, d]`, or with one another; rows are divided by their
-    /// Euclidean length first where `normalize` says so (a row shorter than 1e-12 is left as it is). `None` where these kernels do not apply: elsewhere than on
-    /// the CPU, or for other element types than f32 and f64.
+    /// Euclidean length first where `normalize` says so (a row shorter than 1e-12 is left as it is). `None` where these
+    /// kernels do not apply: elsewhere than on the CPU, or for other element types than f32 and f64.
     ///
     /// # Errors
     /// When the shapes do not fit.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use candle_core::Tensor;
 use dml_kernels::{PairMatrix, first_not_finite};
 
-use crate::{Distance, Error, Result, tensor::zeros_like, tuples::Classes};
+use crate::{Distance, Error, Result, distance::check_dtype, tensor::zeros_like, tuples::Classes};
 
 /// Embeddings `[n, d]` with a label each, compared with one another or with a reference set `[m, d]`.
 ///
@@ -42,7 +42,8 @@ impl Batch {
     /// A batch whose rows are compared with one another. It may be empty: every loss is then 0.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Labels`], or [`Error::NotFinite`] naming the row.
+    /// [`Error::Shape`], [`Error::DType`] unless they are f32 or f64, [`Error::Labels`], or [`Error::NotFinite`] naming
+    /// the row.
     pub fn new(embeddings: &Tensor, labels: &[i64]) -> Result<Self> {
         check("Batch::new", ("embeddings", embeddings), ("labels", labels))?;
         Ok(Self {
@@ -57,13 +58,18 @@ impl Batch {
     /// The same batch, its rows compared with a separate reference set.
     ///
     /// # Errors
-    /// As [`new`](Self::new), and [`Error::Shape`] when the widths differ.
+    /// As [`new`](Self::new), and [`Error::Shape`] or [`Error::DType`] when widths or element types differ.
     pub fn with_reference(mut self, embeddings: &Tensor, labels: &[i64]) -> Result<Self> {
         let op = "Batch::with_reference";
         check(op, ("ref_embeddings", embeddings), ("ref_labels", labels))?;
         let d = self.embeddings.dim(1)?;
         if embeddings.dim(1)? != d {
             return Err(Error::shape(op, "ref_embeddings", embeddings, format!("[m, {d}]")));
+        }
+        let (got, own) = (embeddings.dtype(), self.embeddings.dtype());
+        if got != own {
+            let expected = format!("{own:?} as the embeddings");
+            return Err(Error::DType { op, arg: "ref_embeddings", got, expected });
         }
         self.reference =
             Some(Reference { embeddings: embeddings.clone(), labels: labels.to_vec(), own: None });
@@ -238,6 +244,7 @@ fn check(
     if labels.len() != rows {
         return Err(Error::Labels { op, arg: labels_arg, got: labels.len(), rows });
     }
+    check_dtype(op, arg, x)?;
     if d == 0 && rows > 0 {
         return Err(Error::shape(op, arg, x, "[n, d] with at least one column"));
     }

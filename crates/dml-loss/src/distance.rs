@@ -5,10 +5,13 @@
 
 use std::fmt::Debug;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use dml_kernels::{PairMatrix, Pairing};
 
-use crate::{Error, Parameter, Result};
+use crate::{
+    Error, Parameter, Result,
+    error::{name_of, positive},
+};
 
 mod bregman_divergence;
 mod dot_product;
@@ -36,8 +39,8 @@ pub trait Distance: Debug + Send + Sync {
     /// [`Error::Shape`] when the shapes disagree; for divergences, when a row leaves the generator's domain.
     fn all_pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor>;
 
-    /// As [`all_pairs`](Self::all_pairs), with the way back from the gradient of the matrix to the rows: what losses and
-    /// miners ask for. A distance overrides it where it need not build the matrix within the graph.
+    /// As [`all_pairs`](Self::all_pairs), with the way back from the gradient of the matrix to the rows: what losses
+    /// and miners ask for. A distance overrides it where it need not build the matrix within the graph.
     ///
     /// # Errors
     /// As [`all_pairs`](Self::all_pairs).
@@ -88,6 +91,11 @@ pub trait Distance: Debug + Send + Sync {
         None
     }
 
+    /// The name by which errors call it; that of the type by default.
+    fn name(&self) -> String {
+        name_of(self)
+    }
+
     /// The learned parameters, in a fixed order.
     fn parameters(&self) -> Vec<Parameter> {
         Vec::new()
@@ -100,6 +108,11 @@ pub(crate) fn check(op: &'static str, anchors: &Tensor, others: &Tensor, paired:
         if tensor.rank() != 2 || tensor.elem_count() == 0 {
             return Err(Error::shape(op, arg, tensor, "[n, d] with at least one row and one column"));
         }
+        check_dtype(op, arg, tensor)?;
+    }
+    if anchors.dtype() != others.dtype() {
+        let expected = format!("{:?} as `anchors`", anchors.dtype());
+        return Err(Error::DType { op, arg: "others", got: others.dtype(), expected });
     }
     let (n, d) = anchors.dims2()?;
     let expected = match paired {
@@ -108,6 +121,22 @@ pub(crate) fn check(op: &'static str, anchors: &Tensor, others: &Tensor, paired:
         _ => return Ok(()),
     };
     Err(Error::shape(op, "others", others, expected))
+}
+
+/// The p of a norm and the power of a distance.
+pub(crate) fn check_powers(owner: &'static str, p: f64, power: f64) -> Result<()> {
+    if !(p >= 1.0 && p.is_finite()) {
+        return Err(Error::config(owner, "p", p, "1 ≤ p < ∞"));
+    }
+    positive(owner, &[("power", power)])
+}
+
+/// Rows hold f32 or f64: what halves add up to is too coarse to compare, and integers have no gradient.
+pub(crate) fn check_dtype(op: &'static str, arg: &'static str, rows: &Tensor) -> Result<()> {
+    match rows.dtype() {
+        DType::F32 | DType::F64 => Ok(()),
+        got => Err(Error::DType { op, arg, got, expected: "F32 or F64".to_owned() }),
+    }
 }
 
 /// The matrix of pairs by a kernel, where there is one for these tensors.

@@ -1,6 +1,8 @@
 //! What can go wrong with a distance, a miner, a loss or a reducer, and how to put it right.
 
-use candle_core::Tensor;
+use std::fmt::{self, Debug, Write};
+
+use candle_core::{DType, Tensor};
 
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -19,6 +21,18 @@ pub enum Error {
         /// The shape it had.
         got: Vec<usize>,
         /// The shape it should have.
+        expected: String,
+    },
+    /// A tensor of the wrong element type.
+    #[error("{op}: `{arg}` holds {got:?}, expected {expected}; convert it with `to_dtype`")]
+    DType {
+        /// The function called.
+        op: &'static str,
+        /// Its argument.
+        arg: &'static str,
+        /// The element type it had.
+        got: DType,
+        /// The one it should have.
         expected: String,
     },
     /// As many labels as rows are needed.
@@ -43,6 +57,19 @@ pub enum Error {
         /// The first such row.
         row: usize,
         /// The value found.
+        value: f64,
+    },
+    /// A number by which tuples are selected or counted that is NaN or infinite.
+    #[error(
+        "{op}: {what} is {value}, expected a finite number; the distance diverged, or the embeddings are too large for \
+         their element type"
+    )]
+    Diverged {
+        /// The miner or loss.
+        op: &'static str,
+        /// Which number.
+        what: String,
+        /// What it is.
         value: f64,
     },
     /// An index of a tuple outside its table of rows.
@@ -111,5 +138,70 @@ impl Error {
         expected: impl Into<String>,
     ) -> Self {
         Self::Config { owner, field, got: got.to_string(), expected: expected.into() }
+    }
+}
+
+/// Each of an owner's parameters is a finite number.
+pub(crate) fn finite(owner: &'static str, fields: &[(&'static str, f64)]) -> Result<()> {
+    holds(owner, fields, "a finite number", f64::is_finite)
+}
+
+/// Each of an owner's parameters is a finite number above 0.
+pub(crate) fn positive(owner: &'static str, fields: &[(&'static str, f64)]) -> Result<()> {
+    holds(owner, fields, "a positive number", |v| v > 0.0 && v.is_finite())
+}
+
+fn holds(
+    owner: &'static str,
+    fields: &[(&'static str, f64)],
+    expected: &str,
+    fine: impl Fn(f64) -> bool,
+) -> Result<()> {
+    match fields.iter().find(|(_, value)| !fine(*value)) {
+        None => Ok(()),
+        Some(&(field, value)) => Err(Error::config(owner, field, value, expected)),
+    }
+}
+
+/// The most of anything that a configuration counts: tables of this size still fit in memory.
+pub(crate) const MOST: usize = 1 << 20;
+
+/// A count is at least 1 and no more than can be meant.
+pub(crate) fn count(owner: &'static str, field: &'static str, count: usize) -> Result<()> {
+    match count {
+        0 => Err(Error::config(owner, field, 0, "at least 1")),
+        1..=MOST => Ok(()),
+        _ => Err(Error::config(owner, field, count, format!("at most {MOST}"))),
+    }
+}
+
+/// The name of a type, as its `{:?}` begins: errors name what they mean, and do not print its parameters.
+pub(crate) fn name_of(value: &(impl Debug + ?Sized)) -> String {
+    struct Name(String);
+    impl Write for Name {
+        fn write_str(&mut self, s: &str) -> fmt::Result {
+            let end = s.find(|c: char| !(c.is_alphanumeric() || c == '_'));
+            self.0.push_str(&s[..end.unwrap_or(s.len())]);
+            end.map_or(Ok(()), |_| Err(fmt::Error)) // which ends the writing
+        }
+    }
+    let mut name = Name(String::new());
+    let _cut = write!(name, "{value:?}");
+    name.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_ends_where_details_begin() {
+        #[derive(Debug)]
+        struct Network {
+            _weights: Vec<f64>,
+        }
+        assert_eq!(name_of(&Network { _weights: vec![0.5; 1000] }), "Network");
+        assert_eq!(name_of(&Some(1)), "Some");
+        assert_eq!(name_of(&crate::Cosine), "Cosine");
     }
 }

@@ -250,9 +250,9 @@ pub trait Loss: Debug + Send + Sync {
     /// What the distance returns, and [`Error::Config`](crate::Error::Config) for a batch the loss has no use for.
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>>;
 
-    /// The value of the batch by a reducer, where the loss knows a way to it that lists no tuples. `None` where it knows
-    /// none: then [`unreduced`](Self::unreduced) and the reducer give it, and must give the same. A loss that remembers
-    /// takes a step in this call or in that one, never in both.
+    /// The value of the batch by a reducer, where the loss knows a way to it that lists no tuples. `None` where it
+    /// knows none: then [`unreduced`](Self::unreduced) and the reducer give it, and must give the same. A loss that
+    /// remembers takes a step in this call or in that one, never in both.
     ///
     /// # Errors
     /// As [`unreduced`](Self::unreduced), and what the reducer returns.

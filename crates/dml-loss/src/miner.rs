@@ -2,9 +2,9 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use dml_kernels::PairMatrix;
+use dml_kernels::{PairMatrix, Real, RowMap};
 
-use crate::{Batch, Distance, Pairs, Result, Tuples, rows::EachRow};
+use crate::{Batch, Distance, Error, Pairs, Result, Tuples, rows::EachRow};
 
 mod angular;
 mod batch_easy_hard;
@@ -32,6 +32,9 @@ pub use uniform_histogram::{UniformHistogram, UniformHistogramConfig};
 
 /// Selects tuples of a batch. No gradient passes through the selection.
 ///
+/// What is NaN or infinite can be neither nearer nor farther, and a selection has no value that would show it, so a
+/// distance that is no finite number is an error.
+///
 /// A miner compares by its own distance, usually the loss's: with the same `Arc` an [`Objective`](crate::Objective)
 /// computes their matrix once. "Farther" is a larger distance or a smaller similarity. Over a
 /// [`BregmanDistance`](crate::BregmanDistance) the selection follows φ as it is at this step, the anchor on the side
@@ -41,11 +44,46 @@ pub trait Miner: Debug + Send + Sync {
     /// The selected pairs or triplets, in row-major order.
     ///
     /// # Errors
-    /// What the distance returns.
+    /// What the distance returns; [`Error::Diverged`] names the row and column whose distance is no finite number.
     fn mine(&self, batch: &Batch) -> Result<Tuples>;
 
     /// The distance by which it selects.
     fn distance(&self) -> Option<&Arc<dyn Distance>>;
+}
+
+/// The matrix of a batch, each entry a finite number.
+pub(crate) fn finite_pairs(
+    owner: &'static str,
+    batch: &Batch,
+    distance: &Arc<dyn Distance>,
+) -> Result<PairMatrix> {
+    let matrix = batch.pairs(distance)?;
+    match matrix.map_rows(&NotFinite)?.first() {
+        None => Ok(matrix),
+        Some(&(row, column, value)) => {
+            let what = format!("the distance of row {row} to column {column}");
+            Err(Error::Diverged { op: owner, what, value })
+        }
+    }
+}
+
+/// The first entry of a row that is no finite number.
+struct NotFinite;
+
+impl RowMap for NotFinite {
+    type Found = (usize, usize, f64);
+
+    #[inline(always)]
+    fn find<T: Real>(&self, i: usize, row: &[T], found: &mut Vec<Self::Found>) {
+        let mut fine = true;
+        for &v in row {
+            fine &= v * T::ZERO == T::ZERO;
+        }
+        if !fine {
+            let mut entries = row.iter().map(|v| v.to_f64()).enumerate();
+            found.extend(entries.find(|(_, v)| !v.is_finite()).map(|(j, v)| (i, j, v)));
+        }
+    }
 }
 
 /// The distances of a batch, turned so that larger is farther.
@@ -58,12 +96,12 @@ pub(crate) struct Farness {
 
 impl Farness {
     /// `None` where there is nothing to compare.
-    pub fn new(batch: &Batch, distance: &Arc<dyn Distance>) -> Result<Option<Self>> {
+    pub fn new(owner: &'static str, batch: &Batch, distance: &Arc<dyn Distance>) -> Result<Option<Self>> {
         if batch.nothing() {
             return Ok(None);
         }
         let sign = if distance.larger_is_closer() { -1.0 } else { 1.0 };
-        Ok(Some(Self { matrix: batch.pairs(distance)?, sign }))
+        Ok(Some(Self { matrix: finite_pairs(owner, batch, distance)?, sign }))
     }
 
     /// What `f(anchor, far, found)` finds for each anchor, in their order.

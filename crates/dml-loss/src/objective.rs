@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use crate::{
     Batch, Error, Loss, Miner, Parameter, Part, Reducer, Regularization, RegularizedRows, Result, Tuples,
-    batch::add_zero_of, loss::reduce,
+    batch::add_zero_of, error::name_of, loss::reduce,
 };
 
 /// A loss with an optional miner before it, a reducer after it and regularizers beside it: from a batch to one number.
@@ -101,7 +101,7 @@ impl Objective {
                 RegularizedRows::Weights => self.loss.class_rows()?,
             };
             let Some(rows) = rows else {
-                let got = format!("`weights` for {:?}", self.loss);
+                let got = format!("`weights` for {}", name_of(&*self.loss));
                 return Err(Error::config(
                     "Objective",
                     "regularizer",
@@ -126,8 +126,8 @@ impl Objective {
         self.miner.as_ref().map(|miner| miner.mine(batch)).transpose()
     }
 
-    /// The unreduced losses over given tuples (`None`: all valid ones), each with what it belongs to: as many numbers as
-    /// are asked for, n³ of them for all triplets of a batch.
+    /// The unreduced losses over given tuples (`None`: all valid ones), each with what it belongs to: as many numbers
+    /// as are asked for, n³ of them for all triplets of a batch.
     ///
     /// # Errors
     /// As [`forward_with`](Self::forward_with).

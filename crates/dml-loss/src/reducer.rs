@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Index, Part, Result,
+    error::{finite, name_of},
     tensor::{fill_unless, ones_like, upload, zeros_like},
 };
 
@@ -23,8 +24,8 @@ pub trait Reducer: Debug + Send + Sync {
     /// [`Error::Class`] when a label has no weight, [`Error::Config`] when a divisor is missing.
     fn reduce(&self, part: &Part, labels: &[i64]) -> Result<Tensor>;
 
-    /// The same for the part of this name as a weighted sum, for losses whose tuples are too many to list; `None` where it
-    /// is none.
+    /// The same for the part of this name as a weighted sum, for losses whose tuples are too many to list; `None` where
+    /// it is none.
     ///
     /// # Errors
     /// As [`reduce`](Self::reduce).
@@ -33,8 +34,8 @@ pub trait Reducer: Debug + Send + Sync {
         Ok(None)
     }
 
-    /// As [`weighing`](Self::weighing) for a part whose losses belong to single rows, [`Index::Rows`], however many a row
-    /// has: some reducers treat these differently.
+    /// As [`weighing`](Self::weighing) for a part whose losses belong to single rows, [`Index::Rows`], however many a
+    /// row has: some reducers treat these differently.
     ///
     /// # Errors
     /// As [`reduce`](Self::reduce).
@@ -148,6 +149,7 @@ pub struct Threshold {
 
 impl Reducer for Threshold {
     fn reduce(&self, part: &Part, _: &[i64]) -> Result<Tensor> {
+        self.check()?;
         let losses = part.losses.detach();
         let mut keep = ones_like(&losses)?.ge(0.5)?; // [k], u8
         if let Some(low) = self.low {
@@ -161,7 +163,18 @@ impl Reducer for Threshold {
     }
 
     fn weighing(&self, _: &'static str) -> Result<Option<&dyn Weighing>> {
+        self.check()?;
         Ok(Some(self))
+    }
+}
+
+impl Threshold {
+    fn check(self) -> Result<()> {
+        let bounds = [("low", self.low), ("high", self.high)];
+        match bounds.iter().find(|(_, bound)| bound.is_some_and(f64::is_nan)) {
+            None => Ok(()),
+            Some((field, _)) => Err(Error::config("Threshold", field, f64::NAN, "a number, or none")),
+        }
     }
 }
 
@@ -243,7 +256,9 @@ impl ClassWeighted {
     fn weight(&self, row: usize, label: i64) -> Result<f64> {
         let weight = usize::try_from(label).ok().and_then(|class| self.weights.get(class));
         let classes = self.weights.len();
-        weight.copied().ok_or(Error::Class { op: "ClassWeighted", row, label, classes })
+        let weight = *weight.ok_or(Error::Class { op: "ClassWeighted", row, label, classes })?;
+        finite("ClassWeighted", &[("weights", weight)])?;
+        Ok(weight)
     }
 }
 
@@ -346,7 +361,7 @@ impl Weighing for PerAnchor {
     ) -> Result<Vec<f64>> {
         let Some(inner) = self.reducer.weighing(part)? else {
             let expected = "a weighted sum, as `weighing` said";
-            return Err(Error::config("PerAnchor", "reducer", format!("{:?}", self.reducer), expected));
+            return Err(Error::config("PerAnchor", "reducer", name_of(&*self.reducer), expected));
         };
         let (low, high) = inner.band();
         let band = Band::<f64>::new(low, high);
@@ -375,6 +390,7 @@ pub struct Divisor {
 
 impl Reducer for Divisor {
     fn reduce(&self, part: &Part, _: &[i64]) -> Result<Tensor> {
+        self.check()?;
         let sum = part.losses.sum_all()?;
         let divisor = match (self.divisor, &part.divisor) {
             (Some(divisor), _) => Tensor::full(divisor, (), sum.device())?.to_dtype(sum.dtype())?,
@@ -386,11 +402,16 @@ impl Reducer for Divisor {
     }
 
     fn weighing(&self, _: &'static str) -> Result<Option<&dyn Weighing>> {
+        self.check()?;
         Ok(Some(self))
     }
 }
 
 impl Divisor {
+    fn check(self) -> Result<()> {
+        self.divisor.map_or(Ok(()), |divisor| finite("Divisor", &[("divisor", divisor)]))
+    }
+
     fn missing(part: &str) -> Error {
         let got = format!("missing for part `{part}`");
         Error::config("Divisor", "divisor", got, "a number, as this loss gives none")

@@ -1,5 +1,5 @@
-//! Arithmetic within one row, written so that it fills the vector registers: sums and maxima in lanes, selections in place
-//! of branches.
+//! Arithmetic within one row, written so that it fills the vector registers: sums and maxima in lanes, selections in
+//! place of branches.
 
 use std::marker::PhantomData;
 

@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 use phi::Generator;
 use serde::{Deserialize, Serialize};
 
-use crate::*;
+use crate::{error::finite, *};
 
 /// A loss by name. The class names of pytorch-metric-learning are accepted as well.
 ///
@@ -265,6 +265,7 @@ impl LossSpec {
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) when a parameter is out of range.
     pub fn build(&self, distance: Arc<dyn Distance>, dtype: DType, device: &Device) -> Result<Arc<dyn Loss>> {
+        self.check()?;
         Ok(match self.clone() {
             Self::Contrastive(config) | Self::SignalToNoiseContrastive(config) => {
                 Arc::new(Contrastive { distance, config })
@@ -347,6 +348,28 @@ impl LossSpec {
         })
     }
 
+    /// The parameters of those losses that have no constructor to check them.
+    fn check(&self) -> Result<()> {
+        match self {
+            Self::Contrastive(config) | Self::SignalToNoiseContrastive(config) => config.check(),
+            Self::TripletMargin(config) => config.check(),
+            Self::MultiSimilarity(config) => config.check(),
+            Self::Circle(config) => config.check(),
+            Self::LiftedStructure(config) | Self::GeneralizedLiftedStructure(config) => config.check(),
+            Self::IntraPairVariance(config) => config.check(),
+            Self::TupletMargin(config) => config.check(),
+            Self::Angular(config) => config.check(),
+            Self::Instance(config) => config.check(),
+            Self::ThresholdConsistentMargin(config) => config.check(),
+            Self::CentroidTriplet(config) => config.check(),
+            Self::Nca(config) => config.check(),
+            Self::WeightedSum(WeightedSumSpec { terms }) => {
+                terms.iter().try_for_each(|term| finite("WeightedSum", &[("weight", term.weight)]))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The loss where no learned parameter of its own has a place.
     pub(crate) fn build_without_parameters(&self, distance: Arc<dyn Distance>) -> Result<Arc<dyn Loss>> {
         let loss = self.build(distance, DType::F32, &Device::Cpu)?;
@@ -423,6 +446,7 @@ impl ObjectiveSpec {
         device: &Device,
     ) -> Result<Objective> {
         if let LossSpec::WeightedSum(WeightedSumSpec { terms }) = &self.loss {
+            self.loss.check()?;
             let term = |TermSpec { weight, objective }: &TermSpec| -> Result<(f64, Objective)> {
                 let objective = Self { distance: objective.distance.or(self.distance), ..objective.clone() };
                 Ok((*weight, objective.build(generator.clone(), dtype, device)?))

@@ -47,10 +47,10 @@ pub(crate) fn root(x: &Tensor, exponent: f64) -> Result<Tensor> {
     if exponent > 1.0 {
         return Ok(if exponent == 2.0 { x.sqr()? } else { x.powf(exponent)? });
     }
-    let positive = x.detach().gt(0.0)?;
-    let safe = fill_unless(x, &positive, 1.0)?;
+    let some = x.detach().le(0.0)?.eq(0u8)?; // NaN too, which stays NaN
+    let safe = fill_unless(x, &some, 1.0)?;
     let power = if exponent == 0.5 { safe.sqrt()? } else { safe.powf(exponent)? };
-    fill_unless(&power, &positive, 0.0)
+    fill_unless(&power, &some, 0.0)
 }
 
 /// xᵉ elementwise for x of either sign, as a similarity has; even and odd powers keep their algebraic sign.
@@ -114,19 +114,20 @@ pub(crate) fn entries(matrix: &Tensor, rows: &[u32], cols: &[u32]) -> Result<Ten
 /// Rows of a table by index: `[n, …]` and k indices → `[k, …]`.
 pub(crate) fn rows(table: &Tensor, index: &[u32]) -> Result<Tensor> {
     let index = Tensor::from_slice(index, index.len(), table.device())?;
-    Ok(table.index_select(&index, 0)?)
+    Ok(table.contiguous()?.index_select(&index, 0)?) // which takes no view
 }
 
 /// log Σ_j exp(x_ij) over the entries that `keep` (u8) sets: `[n, m]` → `[n, 1]`. Without `one`, a row that keeps
-/// nothing gives 0 (and gradient 0); with `one`, a term e⁰ is added, which makes such a row 0 by itself.
+/// nothing gives 0 (and gradient 0); with `one`, a term e⁰ is added, which makes such a row 0 by itself. A row that
+/// keeps nothing but e^−∞ gives −∞, one that keeps a NaN gives NaN.
 pub(crate) fn masked_log_sum_exp(x: &Tensor, keep: &Tensor, one: bool) -> Result<Tensor> {
-    let lowest = if x.dtype() == DType::F64 { -1e300 } else { -1e30 };
+    let lowest = if x.dtype() == DType::F64 { f64::MIN } else { f64::from(f32::MIN) };
     let kept = fill_unless(x, keep, lowest)?; // [n, m]
-    let mut shift = kept.detach().max_keepdim(D::Minus1)?; // [n, 1]
+    let mut shift = kept.detach().max_keepdim(D::Minus1)?.maximum(lowest)?; // [n, 1], finite or +∞
     if one {
         shift = hinge(&shift)?;
     }
-    let empty = shift.le(lowest)?;
+    let nothing = shift.le(lowest)?;
     let mut sum = kept.broadcast_sub(&shift)?.exp()?.sum_keepdim(D::Minus1)?; // [n, 1]
     if one {
         sum = (sum + shift.neg()?.exp()?)?;
@@ -135,7 +136,9 @@ pub(crate) fn masked_log_sum_exp(x: &Tensor, keep: &Tensor, one: bool) -> Result
     if one {
         return Ok(log);
     }
-    fill_unless(&log, &empty.eq(0u8)?, 0.0)
+    let some = keep.broadcast_as(x.shape())?.contiguous()?.max_keepdim(D::Minus1)?; // [n, 1]
+    let instead = fill_unless(&(log.detach() + f64::NEG_INFINITY)?, &some, 0.0)?;
+    Ok(nothing.where_cond(&instead, &log)?)
 }
 
 /// A host table as a tensor of the dtype and device of `like`.
@@ -158,4 +161,29 @@ pub(crate) fn upload(
 pub(crate) fn download(x: &Tensor) -> Result<Vec<f64>> {
     let x = x.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
     Ok(x.flatten_all()?.to_vec1()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nan_is_neither_nothing_nor_left_out() -> Result<()> {
+        let (nan, low) = (f64::NAN, f64::NEG_INFINITY);
+        let rows = [[nan, 1.0], [1.0, nan], [low, 2.0], [low, low], [1.0, 2.0]];
+        let keep = [[1u8, 0], [0, 1], [1, 0], [1, 1], [0, 0]];
+        for dtype in [DType::F32, DType::F64] {
+            let x = Tensor::new(&rows, &Device::Cpu)?.to_dtype(dtype)?;
+            let keep = Tensor::new(&keep, &Device::Cpu)?;
+            let plain = download(&masked_log_sum_exp(&x, &keep, false)?)?;
+            assert!(plain[0].is_nan() && plain[1].is_nan(), "{plain:?}");
+            assert_eq!(plain[2..], [low, low, 0.0]);
+            let one = download(&masked_log_sum_exp(&x, &keep, true)?)?;
+            assert!(one[0].is_nan() && one[1].is_nan(), "{one:?}");
+            assert_eq!(one[2..], [0.0; 3]);
+        }
+        let roots = download(&root(&Tensor::new(&[nan, 0.0, 4.0], &Device::Cpu)?, 0.5)?)?;
+        assert!(roots[0].is_nan() && roots[1..] == [0.0, 2.0], "{roots:?}");
+        Ok(())
+    }
 }

@@ -1,5 +1,5 @@
-//! Which classical loss is which Bregman divergence: each identity of `docs/theory/losses-as-divergences.md`, values and
-//! gradients, in f64.
+//! Which classical loss is which Bregman divergence: each identity of `docs/theory/losses-as-divergences.md`, values
+//! and gradients, in f64.
 
 mod common;
 
@@ -173,7 +173,8 @@ fn softmax(logits: &Tensor) -> Result<Tensor, Any> {
     Ok(exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?)
 }
 
-/// Softmax cross-entropy −log p_y is D(one-hot ‖ p) of the negative entropy, the limit of targets with all the mass but ε.
+/// Softmax cross-entropy −log p_y is D(one-hot ‖ p) of the negative entropy, the limit of targets with all the mass but
+/// ε.
 #[test]
 fn cross_entropy_is_the_divergence_of_negative_entropy() -> Result<(), Any> {
     let (classes, epsilon) = (5, 1e-12);
@@ -208,7 +209,8 @@ fn soft_cross_entropy_is_the_divergence_of_log_sum_exp() -> Result<(), Any> {
     Ok(())
 }
 
-/// The proxy softmax of any D_φ(x ‖ w_c) is a linear softmax classifier: weights ∇φ(w_c), biases φ(w_c) − ⟨∇φ(w_c), w_c⟩.
+/// The proxy softmax of any D_φ(x ‖ w_c) is a linear softmax classifier: weights ∇φ(w_c), biases φ(w_c) − ⟨∇φ(w_c),
+/// w_c⟩.
 #[test]
 fn proxies_under_a_divergence_are_a_linear_softmax() -> Result<(), Any> {
     let phi = icnn(4, DType::F64)?;
@@ -244,8 +246,8 @@ fn the_biases_of_proxies_are_the_dual_generator() -> Result<(), Any> {
     Ok(())
 }
 
-/// With means as proxies, the proxy softmax is the class posterior of a mixture of the family that φ belongs to: Poisson
-/// for Σ x log x − x, Gaussian of variance ½ for ‖x‖², exponential for −Σ log x.
+/// With means as proxies, the proxy softmax is the class posterior of a mixture of the family that φ belongs to:
+/// Poisson for Σ x log x − x, Gaussian of variance ½ for ‖x‖², exponential for −Σ log x.
 #[test]
 fn proxies_under_a_divergence_are_a_mixture_of_its_family() -> Result<(), Any> {
     let points = [[3.0f64, 1.0, 7.0], [1.0, 5.0, 2.0], [2.0, 2.0, 9.0]];
@@ -274,8 +276,8 @@ fn proxies_under_a_divergence_are_a_mixture_of_its_family() -> Result<(), Any> {
     Ok(())
 }
 
-/// InfoNCE over KL(query ‖ item), the temperature one over the number of points: the posterior of the item from which the
-/// points of the query were drawn.
+/// InfoNCE over KL(query ‖ item), the temperature one over the number of points: the posterior of the item from which
+/// the points of the query were drawn.
 #[test]
 fn info_nce_under_kl_is_the_posterior_of_the_sampled_item() -> Result<(), Any> {
     let counts = [[5.0f64, 2.0, 3.0], [1.0, 8.0, 1.0], [2.0, 2.0, 6.0]];

@@ -1,5 +1,5 @@
-//! The documentation's configurations: every TOML block of the book and of the README parses and builds, and the page on
-//! choosing a loss names everything there is, and nothing else.
+//! The documentation's configurations: every TOML block of the book and of the README parses and builds, and the page
+//! on choosing a loss names everything there is, and nothing else.
 
 use std::{collections::BTreeSet, fs, path::Path, result::Result, sync::Arc};
 

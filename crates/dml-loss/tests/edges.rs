@@ -1,5 +1,5 @@
-//! Batches at the edge: every loss over every distance is 0 with gradient 0, or finite, never NaN; so is every reducer that
-//! nothing is left to, and what every miner selects.
+//! Batches at the edge: every loss over every distance is 0 with gradient 0, or finite, never NaN; so is every reducer
+//! that nothing is left to, and what every miner selects.
 //!
 //! Where pytorch-metric-learning 2.9.0 gives 0 with gradient 0, so do we. Where it gives NaN (NCA without a positive,
 //! the tuplet margin of equal rows) or fails (histogram and dynamic soft margin of equal rows), the definition has
@@ -11,7 +11,9 @@ mod common;
 use std::{result::Result, sync::Arc};
 
 use candle_core::{DType, Device, Tensor, Var};
-use common::{Any, every_distance, every_loss, every_memory, names, rows, takes, wants_items};
+use common::{
+    Any, every_distance, every_loss, every_memory, every_miner, name_of, names, rows, takes, wants_items,
+};
 use dml_loss::*;
 
 /// Value, and the largest absolute entry of the gradient with respect to the embeddings.
@@ -145,11 +147,8 @@ fn large_embeddings_stay_finite() -> Result<(), Any> {
 
 #[test]
 fn every_loss_of_the_specification_is_held_to_this() -> Result<(), Any> {
-    let name = |spec: &LossSpec| -> Result<String, Any> {
-        Ok(serde_json::to_value(spec)?["name"].as_str().unwrap_or_default().to_owned())
-    };
     let all: Vec<LossSpec> = every_loss()?.into_iter().chain(every_memory()?).collect();
-    let held: Vec<String> = all.iter().map(name).collect::<Result<_, _>>()?;
+    let held: Vec<String> = all.iter().map(name_of).collect::<Result<_, _>>()?;
     let missing: Vec<String> = names::<LossSpec>().into_iter().filter(|name| !held.contains(name)).collect();
     assert_eq!((missing, names::<LossSpec>().is_empty()), (vec![], false));
     Ok(())
@@ -264,25 +263,11 @@ fn a_single_pair_of_each_kind_counts() -> Result<(), Any> {
 
 #[test]
 fn miners_take_any_batch() -> Result<(), Any> {
-    let texts = [
-        r#"{"name": "batch-hard"}"#,
-        r#"{"name": "batch-easy-hard"}"#,
-        r#"{"name": "triplet-margin"}"#,
-        r#"{"name": "pair-margin"}"#,
-        r#"{"name": "multi-similarity"}"#,
-        r#"{"name": "hard-aware"}"#,
-        r#"{"name": "angular", "angle": 5.0}"#,
-        r#"{"name": "distance-weighted"}"#,
-        r#"{"name": "uniform-histogram", "num_bins": 3, "pos_per_bin": 2, "neg_per_bin": 2}"#,
-        r#"{"name": "maximum-loss", "output_batch_size": 2, "loss": {"name": "contrastive"}}"#,
-        r#"{"name": "random-triplets", "triplets_per_anchor": 3}"#,
-    ];
-    let held: Vec<String> =
-        texts.iter().map(|t| t.split('"').nth(3).unwrap_or_default().to_owned()).collect();
+    let every = every_miner()?;
+    let held: Vec<String> = every.iter().map(name_of).collect::<Result<_, _>>()?;
     let missing: Vec<String> = names::<MinerSpec>().into_iter().filter(|name| !held.contains(name)).collect();
     assert_eq!((missing, names::<MinerSpec>().is_empty()), (vec![], false));
-    for text in texts {
-        let spec: MinerSpec = serde_json::from_str(text)?;
+    for (spec, name) in every.into_iter().zip(held) {
         for distance in every_distance(4, DType::F32)? {
             if matches!(spec, MinerSpec::DistanceWeighted(_)) && distance.larger_is_closer() {
                 continue;
@@ -312,21 +297,21 @@ fn miners_take_any_batch() -> Result<(), Any> {
                     };
                     for x in [&x, &same?, &twice] {
                         let (value, gradient) = run(&objective, x, labels, false)?;
-                        assert!(value.is_finite() && gradient.is_finite(), "{text} {labels:?}: {value}");
+                        assert!(value.is_finite() && gradient.is_finite(), "{name} {labels:?}: {value}");
                         if miner.mine(&Batch::new(x, labels)?)?.is_empty() {
-                            assert_eq!((value, gradient), (0.0, 0.0), "{text} {labels:?}");
+                            assert_eq!((value, gradient), (0.0, 0.0), "{name} {labels:?}");
                         }
                     }
                 }
                 assert!(
                     labels.len() > 3
                         || tuples.is_empty()
-                        || text.contains("pair-margin")
-                        || text.contains("multi")
-                        || text.contains("hard-aware")
-                        || text.contains("uniform")
-                        || text.contains("maximum"),
-                    "{text} {labels:?}"
+                        || name.contains("pair-margin")
+                        || name.contains("multi")
+                        || name.contains("hard-aware")
+                        || name.contains("uniform")
+                        || name.contains("maximum"),
+                    "{name} {labels:?}"
                 );
             }
         }

@@ -48,8 +48,8 @@ fn agree_with_finite_differences() -> Result<(), Any> {
     let (n, d) = (8, 4);
     let labels = [0, 1, 0, 1, 2, 2, 0, 1];
     for (l, spec) in every_loss()?.into_iter().enumerate() {
-        // The weights of the circle loss are constants for the gradient, on purpose, and so are the lengths of P2SGrad's
-        // columns.
+        // The weights of the circle loss are constants for the gradient, on purpose, and so are the lengths of
+        // P2SGrad's columns.
         if matches!(spec, LossSpec::Circle(_) | LossSpec::P2sGrad(_)) {
             continue;
         }

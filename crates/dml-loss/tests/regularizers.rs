@@ -1,5 +1,5 @@
-//! Every regularizer: values by hand, gradients for rows and generator parameters against central differences in f64, and
-//! nothing to penalize in a table of no rows.
+//! Every regularizer: values by hand, gradients for rows and generator parameters against central differences in f64,
+//! and nothing to penalize in a table of no rows.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Losses that visit their tuples against the same losses over lists of tuples, for every reducer and how they nest; and how
-//! much memory they take.
+//! Losses that visit their tuples against the same losses over lists of tuples, for every reducer and how they nest;
+//! and how much memory they take.
 
 mod common;
 
@@ -177,8 +177,8 @@ fn peak_bytes() -> Option<u64> {
     Some(line.trim().trim_end_matches("kB").trim_end().parse::<u64>().ok()? * 1024)
 }
 
-/// 1,536 rows of 8 classes have 3·10⁸ triplets, 3.6 GB as three columns of indices; as sums over rows they take the matrix
-/// (9.4 MB) and its derivatives.
+/// 1,536 rows of 8 classes have 3·10⁸ triplets, 3.6 GB as three columns of indices; as sums over rows they take the
+/// matrix (9.4 MB) and its derivatives.
 #[test]
 fn all_triplets_of_a_batch_take_the_memory_of_its_matrix() -> Result<(), Any> {
     let n = 1536;

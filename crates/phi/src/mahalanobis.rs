@@ -90,8 +90,8 @@ impl Mahalanobis {
     /// The form with a given L, `[d, d]` for [`Factor::Triangular`], `[d, rank]` for [`Factor::Dense`].
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when L has another shape, [`Error::Domain`](crate::Error::Domain) when it is not finite,
-    /// [`Error::Config`](crate::Error::Config) for a negative ε.
+    /// [`Error::Shape`](crate::Error::Shape) when L has another shape, [`Error::Domain`](crate::Error::Domain) when it
+    /// is not finite, [`Error::Config`](crate::Error::Config) for a negative ε.
     pub fn from_parameters(l: &Tensor, factor: Factor, epsilon: f64) -> Result<Self> {
         const OP: &str = "Mahalanobis::from_parameters";
         require(epsilon.is_finite() && epsilon >= 0.0, NAME, "epsilon", epsilon, "a finite number ≥ 0")?;

@@ -9,6 +9,7 @@ use phi::Generator;
 use crate::{
     Distance, Parameter, Result, Role,
     distance::{both, check},
+    error::name_of,
     tensor::normalize_rows,
 };
 
@@ -92,6 +93,14 @@ impl Distance for BregmanDistance {
             return Ok((bregman::jeffreys(phi, &a, &b)? * 0.5)?);
         }
         Ok(self.anchor.paired(phi, &a, &b)?)
+    }
+
+    fn name(&self) -> String {
+        let over = name_of(&*self.generator);
+        match self.generator.dim() {
+            Some(d) => format!("BregmanDistance over {over} of dimension {d}"),
+            None => format!("BregmanDistance over {over}"),
+        }
     }
 
     fn parameters(&self) -> Vec<Parameter> {

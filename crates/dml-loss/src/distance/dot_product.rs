@@ -4,8 +4,8 @@ use candle_core::{D, Tensor};
 use dml_kernels::{PairMatrix, Pairing, matmul};
 
 use crate::{
-    Distance, Error, Result,
-    distance::{both, by_kernel, check},
+    Distance, Result,
+    distance::{both, by_kernel, check, check_powers},
     tensor::{normalize_rows, signed_power},
 };
 
@@ -40,12 +40,7 @@ impl DotProduct {
     /// # Errors
     /// [`Error::Config`] unless 1 ≤ p < ∞ and power > 0.
     pub fn new(p: f64, power: f64, normalize_embeddings: bool) -> Result<Self> {
-        if !(p >= 1.0 && p.is_finite()) {
-            return Err(Error::config("DotProduct", "p", p, "1 ≤ p < ∞"));
-        }
-        if !(power > 0.0 && power.is_finite()) {
-            return Err(Error::config("DotProduct", "power", power, "a positive number"));
-        }
+        check_powers("DotProduct", p, power)?;
         Ok(Self { p, power, normalize_embeddings })
     }
 

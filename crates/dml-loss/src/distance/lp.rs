@@ -4,8 +4,8 @@ use candle_core::{D, Tensor};
 use dml_kernels::{PairMatrix, Pairing};
 
 use crate::{
-    Distance, Error, Result,
-    distance::{both, by_kernel, check},
+    Distance, Result,
+    distance::{both, by_kernel, check, check_powers},
     tensor::{abs_pow, normalize_rows, root, squared_distances},
 };
 
@@ -42,18 +42,14 @@ impl Lp {
     /// # Errors
     /// [`Error::Config`] unless 1 ≤ p < ∞ and power > 0.
     pub fn new(p: f64, power: f64, normalize_embeddings: bool) -> Result<Self> {
-        if !(p >= 1.0 && p.is_finite()) {
-            return Err(Error::config("Lp", "p", p, "1 ≤ p < ∞"));
-        }
-        if !(power > 0.0 && power.is_finite()) {
-            return Err(Error::config("Lp", "power", power, "a positive number"));
-        }
+        check_powers("Lp", p, power)?;
         Ok(Self { p, power, normalize_embeddings })
     }
 
-    /// ‖x − y‖_p of the rows as they are, p ≥ 1 (a smaller p is taken as 1).
+    /// ‖x − y‖_p of the rows as they are, p ≥ 1 (a smaller p is taken as 1; one that is no finite number is an error
+    /// when it is used).
     pub fn raw(p: f64) -> Self {
-        Self { p: p.max(1.0), power: 1.0, normalize_embeddings: false }
+        Self { p: if p < 1.0 { 1.0 } else { p }, power: 1.0, normalize_embeddings: false }
     }
 
     /// ‖x − y‖² of the rows as they are: the divergence of φ = ‖x‖².
@@ -85,6 +81,7 @@ impl Lp {
 
     fn by_kernel(&self, anchors: &Tensor, others: &Tensor) -> Result<Option<PairMatrix>> {
         check("Lp::all_pairs", anchors, others, false)?;
+        check_powers("Lp", self.p, self.power)?;
         if self.p != 2.0 {
             return Ok(None);
         }
@@ -116,6 +113,7 @@ impl Distance for Lp {
 
     fn paired(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {
         check("Lp::paired", anchors, others, true)?;
+        check_powers("Lp", self.p, self.power)?;
         let (a, b) = self.prepare(anchors, others)?;
         root(&abs_pow(&(a - b)?, self.p)?.sum(D::Minus1)?, self.power / self.p)
     }

@@ -4,7 +4,7 @@ use candle_core::{D, Tensor};
 
 use crate::{
     Distance, Result,
-    distance::{both, check},
+    distance::{both, check, check_powers},
     tensor::{normalize_rows, root, squared_distances},
 };
 
@@ -53,7 +53,7 @@ impl SignalToNoise {
     /// Rows less their own mean over the coordinates: Σ of squares is then (d − 1)·variance.
     fn prepare(&self, anchors: &Tensor, others: &Tensor) -> Result<(Tensor, Tensor)> {
         both(anchors, others, |x| {
-            let x = if self.normalize_embeddings { normalize_rows(x, self.p.max(1.0))? } else { x.clone() };
+            let x = if self.normalize_embeddings { normalize_rows(x, self.p)? } else { x.clone() };
             Ok(x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?)
         })
     }
@@ -68,12 +68,14 @@ impl SignalToNoise {
 impl Distance for SignalToNoise {
     fn all_pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {
         check("SignalToNoise::all_pairs", anchors, others, false)?;
+        check_powers("SignalToNoise", self.p, self.power)?;
         let (a, b) = self.prepare(anchors, others)?;
         root(&squared_distances(&a, &b)?.broadcast_div(&self.signal(&a)?)?, self.power)
     }
 
     fn paired(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {
         check("SignalToNoise::paired", anchors, others, true)?;
+        check_powers("SignalToNoise", self.p, self.power)?;
         let (a, b) = self.prepare(anchors, others)?;
         let signal = self.signal(&a)?.squeeze(1)?; // [n]
         root(&((a - b)?.sqr()?.sum(D::Minus1)? / signal)?, self.power)

@@ -6,7 +6,9 @@ use bregman::Side;
 use phi::Generator;
 use serde::{Deserialize, Serialize};
 
-use crate::{BregmanDistance, Cosine, Distance, DotProduct, Error, Lp, Result, SignalToNoise};
+use crate::{
+    BregmanDistance, Cosine, Distance, DotProduct, Error, Lp, Result, SignalToNoise, distance::check_powers,
+};
 
 /// The side of D(· ‖ ·) the anchor takes, as a configuration file writes it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,7 +122,7 @@ impl DistanceSpec {
                 Arc::new(DotProduct::new(s.p, s.power, s.normalize_embeddings)?)
             }
             Self::SignalToNoise(s) => {
-                Lp::new(s.p, s.power, s.normalize_embeddings)?; // the same ranges hold
+                check_powers("SignalToNoise", s.p, s.power)?;
                 let FixedSpec { p, power, normalize_embeddings } = s;
                 Arc::new(SignalToNoise { p, power, normalize_embeddings })
             }

@@ -7,7 +7,7 @@ use dml_kernels::{Band, PairMatrix, Real, Tally, TupleLoss};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Index, Loss, Pairs, Part, Reduced, Reducer, Result, Tuples,
+    Batch, Distance, Error, Index, Loss, Pairs, Part, Reduced, Reducer, Result, Tuples,
     rows::{self, log_sum_exp},
     tensor::{masked_log_sum_exp, normalize_rows, rows as rows_of},
     tuples::{Classes, PairTable, Repeats},
@@ -27,12 +27,21 @@ impl Default for AngularConfig {
     }
 }
 
+impl AngularConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        match (0.0..90.0).contains(&self.alpha) {
+            true => Ok(()),
+            false => Err(Error::config("Angular", "alpha", self.alpha, "degrees from 0 to below 90")),
+        }
+    }
+}
+
 /// log(1 + Σ_n exp(4t·⟨a + p, n⟩ − 2(1 + t)·⟨a, p⟩)) for each positive pair, t = tan²α, n over all rows of another
 /// class.
 ///
 /// Anchors and positives are L2-normalized; the rows they are compared with enter as they are, as in
-/// pytorch-metric-learning. So let the encoder end in rows of length 1: else the loss falls fastest by shrinking them to
-/// 0. Of given tuples only the positive pairs count. Part `loss`, a loss a positive pair.
+/// pytorch-metric-learning. So let the encoder end in rows of length 1: else the loss falls fastest by shrinking them
+/// to nothing. Of given tuples only the positive pairs count. Part `loss`, a loss a positive pair.
 ///
 /// # Distances
 /// It measures angles itself. Its distance plays no part in the value and is there for a miner to share; there is no
@@ -73,8 +82,8 @@ enum Side {
     Own,
 }
 
-/// The positive pairs of one row, each with all its negatives: the pairs are walked once for each side, so that no table of
-/// pairs by negatives is needed.
+/// The positive pairs of one row, each with all its negatives: the pairs are walked once for each side, so that no
+/// table of pairs by negatives is needed.
 struct Walk<'a> {
     side: Side,
     classes: &'a Classes,
@@ -161,6 +170,7 @@ impl TupleLoss for Walk<'_> {
 
 impl Loss for Angular {
     fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
+        self.config.check()?;
         let Some(weighing) = reducer.weighing("loss")? else { return Ok(Reduced::Unknown) };
         if batch.nothing() {
             return Ok(Reduced::Nothing);
@@ -213,6 +223,7 @@ impl Loss for Angular {
     }
 
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        self.config.check()?;
         let pairs = tuples.map_or_else(|| Pairs::all(batch), Tuples::to_pairs).positive;
         if pairs.is_empty() {
             return Ok(Vec::new());

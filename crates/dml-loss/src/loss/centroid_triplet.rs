@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AvgNonZero, Batch, Distance, Index, Loss, PairList, Part, Reducer, Result, Tuples,
+    error::finite,
     tensor::{entries, hinge, rows, upload},
 };
 
@@ -20,6 +21,12 @@ pub struct CentroidTripletConfig {
 impl Default for CentroidTripletConfig {
     fn default() -> Self {
         Self { margin: 0.2 }
+    }
+}
+
+impl CentroidTripletConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        finite("CentroidTriplet", &[("margin", self.margin)])
     }
 }
 
@@ -60,6 +67,7 @@ pub struct CentroidTriplet {
 
 impl Loss for CentroidTriplet {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        self.config.check()?;
         let (n, m) = (batch.len(), batch.column_labels().len());
         let mut classes: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
         for (j, &label) in batch.column_labels().iter().enumerate() {

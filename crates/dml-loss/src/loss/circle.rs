@@ -6,7 +6,9 @@ use dml_kernels::{Real, RowLoss};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AvgNonZero, Batch, Distance, Loss, Part, Reducer, Result, Tuples, rows,
+    AvgNonZero, Batch, Distance, Loss, Part, Reducer, Result, Tuples,
+    error::{finite, positive},
+    rows,
     tuples::{PairTable, Repeats},
 };
 
@@ -23,6 +25,13 @@ pub struct CircleConfig {
 impl Default for CircleConfig {
     fn default() -> Self {
         Self { m: 0.4, gamma: 80.0 }
+    }
+}
+
+impl CircleConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        finite("Circle", &[("m", self.m)])?;
+        positive("Circle", &[("gamma", self.gamma)])
     }
 }
 
@@ -107,6 +116,7 @@ impl RowLoss for Rows<'_> {
 
 impl Loss for Circle {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        self.config.check()?;
         let pairs = PairTable::new(batch, tuples, Repeats::Once);
         if pairs.one_sided() {
             return Ok(Vec::new());

@@ -32,8 +32,8 @@ impl OwnClass {
     }
 }
 
-/// Of one row: classes of `per_class` columns each, of which the closest counts; logit = factor·entry, factor above 0 for
-/// similarities.
+/// Of one row: classes of `per_class` columns each, of which the closest counts; logit = factor·entry, factor above 0
+/// for similarities.
 pub(crate) struct ClassRows<'a> {
     /// The own class of each row.
     pub own: &'a [u32],
@@ -87,7 +87,8 @@ impl RowLoss for ClassRows<'_> {
 fn closest<T: Real>(centers: &[T], factor: f64) -> usize {
     let mut best = 0;
     for (k, &v) in centers.iter().enumerate() {
-        if (factor > 0.0 && v > centers[best]) || (factor < 0.0 && v < centers[best]) {
+        let closer = (factor > 0.0 && v > centers[best]) || (factor < 0.0 && v < centers[best]);
+        if closer || v.is_nan() {
             best = k;
         }
     }

@@ -26,7 +26,7 @@ impl ClassTable {
 
     /// `per_class` columns a class side by side, `[d, classes·per_class]`.
     pub fn columns(self, per_class: usize, dtype: DType, device: &Device) -> Result<Var> {
-        self.normal((self.width, self.classes * per_class), dtype, device)
+        self.normal((self.width, self.classes.saturating_mul(per_class)), dtype, device)
     }
 
     fn normal(self, shape: (usize, usize), dtype: DType, device: &Device) -> Result<Var> {
@@ -34,6 +34,12 @@ impl ClassTable {
             if size == 0 {
                 return Err(Error::config(self.owner, field, size, "at least 1"));
             }
+        }
+        // As many as candle can index by u32.
+        let fits = |numbers: usize| u32::try_from(numbers).is_ok();
+        if !shape.0.checked_mul(shape.1).is_some_and(fits) {
+            let expected = format!("a table of at most {} numbers, not {} × {}", u32::MAX, shape.0, shape.1);
+            return Err(Error::config(self.owner, "num_classes", self.classes, expected));
         }
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let normal = |_| {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AvgNonZero, Batch, Distance, Index, Loss, PairList, Pairs, Part, Reduced, Reducer, Result, Tuples,
+    error::finite,
     loss::{
         pair_hinge::{Form, Kind, PairHinge},
         tuple_sum::{Added, TupleSum},
@@ -27,6 +28,12 @@ pub struct ContrastiveConfig {
 impl Default for ContrastiveConfig {
     fn default() -> Self {
         Self { pos_margin: 0.0, neg_margin: 1.0 }
+    }
+}
+
+impl ContrastiveConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        finite("Contrastive", &[("pos_margin", self.pos_margin), ("neg_margin", self.neg_margin)])
     }
 }
 
@@ -66,6 +73,7 @@ pub struct Contrastive {
 
 impl Loss for Contrastive {
     fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
+        self.config.check()?;
         if batch.nothing() {
             return Ok(Reduced::Nothing);
         }
@@ -86,6 +94,7 @@ impl Loss for Contrastive {
     }
 
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        self.config.check()?;
         let Pairs { positive, negative } = tuples.map_or_else(|| Pairs::all(batch), Tuples::to_pairs);
         if positive.is_empty() && negative.is_empty() {
             return Ok(Vec::new());

@@ -6,8 +6,8 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Error, Loss, Part, Result, State, Tuples, loss::far::Far, tensor::download,
-    tuples::TripletTable,
+    Batch, Distance, Error, Loss, Part, Result, State, Tuples, error::count, loss::far::Far,
+    tensor::download, tuples::TripletTable,
 };
 
 /// Knobs of [`DynamicSoftMargin`].
@@ -71,9 +71,7 @@ impl DynamicSoftMargin {
     pub fn new(distance: Arc<dyn Distance>, config: DynamicSoftMarginConfig) -> Result<Self> {
         let DynamicSoftMarginConfig { min_val, num_bins, momentum } = config;
         let owner = "DynamicSoftMargin";
-        if num_bins == 0 {
-            return Err(Error::config(owner, "num_bins", 0, "at least 1"));
-        }
+        count(owner, "num_bins", num_bins)?;
         if !(min_val < 0.0 && min_val.is_finite()) {
             return Err(Error::config(owner, "min_val", min_val, "a negative number"));
         }
@@ -91,9 +89,9 @@ impl DynamicSoftMargin {
     fn place(&self, t: f64) -> (usize, f64, bool) {
         let DynamicSoftMarginConfig { min_val, num_bins, .. } = self.config;
         let x = (t - min_val) / self.width();
-        let bin = x.floor().max(0.0) as usize;
-        if x < 0.0 || bin + 1 >= num_bins {
-            return (bin.min(num_bins - 1), 0.0, false);
+        let bin = x.floor().clamp(0.0, (num_bins - 1) as f64) as usize;
+        if x < 0.0 || bin + 1 == num_bins {
+            return (bin, 0.0, false);
         }
         (bin, x.fract(), true)
     }
@@ -163,16 +161,21 @@ impl Loss for DynamicSoftMargin {
         let mut histogram = self.histogram();
         let fresh = histogram.iter().all(|&h| h == 0.0);
         let momentum = if fresh { 1.0 } else { self.config.momentum };
-        histogram.iter_mut().zip(&soft).for_each(|(h, c)| *h = (1.0 - momentum) * *h + momentum * c);
-        let total: f64 = histogram.iter().sum();
-        histogram.iter_mut().for_each(|h| *h /= total);
-        let below: Vec<f64> = histogram
+        let mut next: Vec<f64> =
+            histogram.iter().zip(&soft).map(|(h, c)| (1.0 - momentum) * h + momentum * c).collect();
+        let total: f64 = next.iter().sum();
+        next.iter_mut().for_each(|h| *h /= total);
+        let below: Vec<f64> = next
             .iter()
             .scan(0.0, |sum, h| {
                 *sum += h;
                 Some(*sum)
             })
             .collect();
+        // What is NaN shows in the value, and is not remembered.
+        if !total.is_nan() {
+            *histogram = next;
+        }
         drop(histogram);
 
         // Moving t within its bin takes mass from that bin's F, which weighs all triplets of the bin.

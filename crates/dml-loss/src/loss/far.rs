@@ -16,8 +16,8 @@ pub(crate) struct Far {
     matrix: PairMatrix,
     /// 1 for distances, −1 for similarities.
     pub sign: f64,
-    /// Least and largest value: those the distance can have, or for an unbounded one those of the batch.
-    pub range: (f64, f64),
+    /// Least and largest value that the distance can have, where it is bounded.
+    bounds: Option<(f64, f64)>,
 }
 
 impl Far {
@@ -26,21 +26,36 @@ impl Far {
         if batch.nothing() {
             return Ok(None);
         }
-        let matrix = batch.pairs(distance)?; // [n, m]
         let sign = if distance.larger_is_closer() { -1.0 } else { 1.0 };
-        let range = match distance.range() {
-            Some((low, high)) if sign > 0.0 => (low, high),
-            Some((low, high)) => (-high, -low),
-            None => {
-                let ends = EachRow::new(|_, row: &[f64], found: &mut Vec<(f64, f64)>| {
-                    let widen = |(low, high): (f64, f64), v: &f64| (low.min(sign * v), high.max(sign * v));
-                    found.push(row.iter().fold((f64::INFINITY, f64::NEG_INFINITY), widen));
-                });
-                let widen = |(a, b): (f64, f64), (low, high): (f64, f64)| (a.min(low), b.max(high));
-                matrix.map_rows(&ends)?.into_iter().fold((f64::INFINITY, f64::NEG_INFINITY), widen)
-            }
+        Ok(Some(Self { matrix: batch.pairs(distance)?, sign, bounds: distance.range() })) // [n, m]
+    }
+
+    /// Least and largest value: those that the caller gives, in the distance's own units, else those that the distance
+    /// can have, else those of the batch.
+    pub fn range(&self, owner: &'static str, given: Option<(f64, f64)>) -> Result<(f64, f64)> {
+        match given.or(self.bounds) {
+            Some((low, high)) if self.sign > 0.0 => return Ok((low, high)),
+            Some((low, high)) => return Ok((-high, -low)),
+            None => {}
+        }
+        // Not `min` and `max`, which would pass over a NaN.
+        let widen = |(a, b): (f64, f64), (low, high): (f64, f64)| {
+            (if low < a || low.is_nan() { low } else { a }, if high > b || high.is_nan() { high } else { b })
         };
-        Ok(Some(Self { matrix, sign, range }))
+        let nothing = (f64::INFINITY, f64::NEG_INFINITY);
+        let ends = self.map_rows(|_, row| row.iter().map(|&v| (v, v)).fold(nothing, widen))?;
+        let (low, high) = ends.into_iter().fold(nothing, widen);
+        for (end, value) in [("least", low), ("largest", high)] {
+            if !value.is_finite() {
+                let value = self.sign * value;
+                return Err(Error::Diverged {
+                    op: owner,
+                    what: format!("the {end} of all distances"),
+                    value,
+                });
+            }
+        }
+        Ok((low, high))
     }
 
     /// sign·matrix, row-major.
@@ -69,21 +84,12 @@ impl Far {
         slopes.iter_mut().for_each(|slope| *slope *= self.sign);
         Ok(self.matrix.attach_table(value, &slopes)?.reshape(1)?)
     }
+}
 
-    /// With the range the caller gives, in the distance's own units.
-    pub fn within(mut self, range: Option<(f64, f64)>) -> Self {
-        if let Some((low, high)) = range {
-            self.range = if self.sign > 0.0 { (low, high) } else { (-high, -low) };
-        }
-        self
-    }
-
-    /// The range cut into bins: first edge and width, which is never 0.
-    pub fn bins(&self, n: usize) -> (f64, f64) {
-        let (low, high) = self.range;
-        let width = (high - low) / n as f64;
-        (low, if width > 0.0 { width } else { 1.0 })
-    }
+/// A range cut into n bins: first edge and width, which is never 0.
+pub(crate) fn bins((low, high): (f64, f64), n: usize) -> (f64, f64) {
+    let width = (high - low) / n as f64;
+    (low, if width > 0.0 { width } else { 1.0 })
 }
 
 /// A range given in a configuration has its ends in order.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Error, Index, Loss, Part, Result, Tuples,
+    Batch, Distance, Index, Loss, Part, Result, Tuples,
+    error::count,
     loss::{
         class_table::weighted,
-        far::{Far, check_range},
+        far::{Far, bins, check_range},
     },
     tensor::rows,
 };
@@ -71,10 +72,8 @@ impl FastAp {
     /// [`Error::Config`] for no bins.
     pub fn new(distance: Arc<dyn Distance>, config: FastApConfig) -> Result<Self> {
         check_range("FastAp", config.range)?;
-        match config.num_bins {
-            0 => Err(Error::config("FastAp", "num_bins", 0, "at least 1")),
-            _ => Ok(Self { distance, config }),
-        }
+        count("FastAp", "num_bins", config.num_bins)?;
+        Ok(Self { distance, config })
     }
 }
 
@@ -102,7 +101,7 @@ impl Histograms {
             f += self.counts[0][b];
             s += self.counts[0][b] + self.counts[1][b];
             (found[b], seen[b]) = (f, s);
-            if self.counts[0][b] > 0.0 {
+            if self.counts[0][b] != 0.0 {
                 sum += self.counts[0][b] * f / s;
             }
         }
@@ -111,7 +110,7 @@ impl Histograms {
         for b in (0..edges).rev() {
             let h = self.counts[0][b];
             let mut own = 0.0;
-            if h > 0.0 {
+            if h != 0.0 {
                 later_found += h / seen[b];
                 later_seen += h * found[b] / (seen[b] * seen[b]);
                 own = found[b] / seen[b];
@@ -126,7 +125,6 @@ impl Histograms {
 impl Loss for FastAp {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
         let Some(far) = Far::new(batch, &self.distance)? else { return Ok(Vec::new()) };
-        let far = far.within(self.config.range);
         let classes = batch.classes();
         let kept = (0..batch.len()).filter(|&i| classes.counts(i).0 > 0);
         let kept: Vec<u32> = kept.map(|i| i as u32).collect();
@@ -134,11 +132,12 @@ impl Loss for FastAp {
             return Ok(Vec::new());
         }
         let edges = self.config.num_bins + 1;
-        let (low, width) = far.bins(self.config.num_bins);
+        let (low, width) = bins(far.range("FastAp", self.config.range)?, self.config.num_bins);
         let scale = 1.0 / width;
         // The last two edges beyond the range take what falls there.
         let place = |value: f64| {
-            let at = ((value - low) * scale).max(0.0);
+            let at = (value - low) * scale;
+            let at = if at < 0.0 { 0.0 } else { at }; // a NaN stays one
             let bin = at as usize;
             (bin.min(edges), at - bin as f64)
         };

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Loss, PairList, Pairs, Part, Result, Tuples,
-    loss::far::{Far, check_range},
+    error::count,
+    loss::far::{Far, bins, check_range},
 };
 
 /// Knobs of [`Histogram`].
@@ -39,10 +40,8 @@ impl HistogramConfig {
                 }
             }
         };
-        match bins {
-            0 => Err(Error::config("Histogram", "n_bins", 0, "at least 1")),
-            _ => Ok(bins),
-        }
+        count("Histogram", "n_bins", bins)?;
+        Ok(bins)
     }
 }
 
@@ -122,21 +121,20 @@ impl Loss for Histogram {
             return Ok(Vec::new());
         }
         let Some(far) = Far::new(batch, &self.distance)? else { return Ok(Vec::new()) };
-        let far = far.within(self.range);
+        let (least, most) = far.range("Histogram", self.range)?;
         let values = far.values();
         let mut seen = vec![false; n * m];
         let fold = !batch.has_reference();
         let positive = unordered(&positive, &both, m, fold, &mut seen);
         let negative = unordered(&negative, &both, m, fold, &mut seen);
 
-        let (low, width) = far.bins(self.bins);
+        let (low, width) = bins((least, most), self.bins);
         let place = |at: usize| {
             let x = ((values[at] - low) / width).clamp(0.0, self.bins as f64);
             let bin = (x.floor() as usize).min(self.bins - 1);
             (bin, x - bin as f64)
         };
         // What lies beyond the range counts at its edge, and does not move there.
-        let (least, most) = far.range;
         let scale = |at: usize, pairs: &[usize]| {
             let inside = (least..=most).contains(&values[at]);
             if inside { 1.0 / (width * pairs.len() as f64) } else { 0.0 }

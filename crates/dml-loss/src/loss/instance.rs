@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Loss, Part, Result, Tuples,
+    error::positive,
     loss::{
         class_rows::{ClassRows, OwnClass},
         class_table::weighted,
@@ -36,6 +37,12 @@ pub struct InstanceConfig {
 impl Default for InstanceConfig {
     fn default() -> Self {
         Self { gamma: 64.0, target: InstanceTarget::LabelRank }
+    }
+}
+
+impl InstanceConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        positive("Instance", &[("gamma", self.gamma)])
     }
 }
 
@@ -73,6 +80,7 @@ pub struct Instance {
 
 impl Loss for Instance {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        self.config.check()?;
         if batch.nothing() {
             return Ok(Vec::new());
         }

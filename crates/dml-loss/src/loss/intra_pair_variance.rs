@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Index, Loss, PairList, Pairs, Part, Reduced, Reducer, Result, Tuples,
+    error::finite,
     loss::{
         pair_hinge::{Form, Kind, PairHinge},
         tuple_sum::{Added, TupleSum},
@@ -27,6 +28,12 @@ pub struct IntraPairVarianceConfig {
 impl Default for IntraPairVarianceConfig {
     fn default() -> Self {
         Self { pos_eps: 0.01, neg_eps: 0.01 }
+    }
+}
+
+impl IntraPairVarianceConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        finite("IntraPairVariance", &[("pos_eps", self.pos_eps), ("neg_eps", self.neg_eps)])
     }
 }
 
@@ -65,6 +72,7 @@ pub struct IntraPairVariance {
 
 impl Loss for IntraPairVariance {
     fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
+        self.config.check()?;
         if batch.nothing() {
             return Ok(Reduced::Nothing);
         }
@@ -98,6 +106,7 @@ impl Loss for IntraPairVariance {
     }
 
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        self.config.check()?;
         let Pairs { positive, negative } = tuples.map_or_else(|| Pairs::all(batch), Tuples::to_pairs);
         if positive.is_empty() && negative.is_empty() {
             return Ok(Vec::new());

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Loss, Parameter, Part, Result, Role, Tuples,
+    error::positive,
     loss::class_table::{ClassTable, class_ids, cross_entropy, one_hot, weighted},
     tensor::{entries, ones_like, row_norm, zeros_like},
 };
@@ -114,11 +115,12 @@ impl LargeMarginSoftmax {
         device: &Device,
     ) -> Result<Self> {
         if !distance.larger_is_closer() {
-            return Err(Error::config(owner, "distance", format!("{distance:?}"), "a cosine"));
+            return Err(Error::config(owner, "distance", distance.name(), "a cosine"));
         }
         if !(1..=64).contains(&config.margin) {
             return Err(Error::config(owner, "margin", config.margin, "a whole number from 1 to 64"));
         }
+        positive(owner, &[("scale", config.scale)])?;
         let LargeMarginSoftmaxConfig { num_classes: classes, embedding_size: width, seed, .. } = config;
         let weight = ClassTable { owner, classes, width, seed }.columns(1, dtype, device)?;
         Ok(Self { distance, config, norms, weight })

@@ -6,7 +6,9 @@ use dml_kernels::{Band, Real, RowLoss, RowMap, Tally, TupleLoss, softplus};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Index, Loss, PairCounts, Pairs, Part, Reduced, Reducer, Result, Tuples, rows,
+    Batch, Distance, Index, Loss, PairCounts, Pairs, Part, Reduced, Reducer, Result, Tuples,
+    error::finite,
+    rows,
     tensor::{entries, fill_unless, hinge, masked_log_sum_exp, rows as rows_of, upload},
     tuples::{PairTable, Repeats},
 };
@@ -27,6 +29,12 @@ pub struct LiftedStructureConfig {
 impl Default for LiftedStructureConfig {
     fn default() -> Self {
         Self { neg_margin: 1.0, pos_margin: 0.0 }
+    }
+}
+
+impl LiftedStructureConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        finite("LiftedStructure", &[("neg_margin", self.neg_margin), ("pos_margin", self.pos_margin)])
     }
 }
 
@@ -200,6 +208,7 @@ impl TupleLoss for OfNegatives<'_> {
 
 impl Loss for LiftedStructure {
     fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
+        self.config.check()?;
         let Some(weighing) = reducer.weighing("loss")? else { return Ok(Reduced::Unknown) };
         let pairs = &PairTable::new(batch, tuples, Repeats::Each);
         if pairs.one_sided() {
@@ -226,6 +235,7 @@ impl Loss for LiftedStructure {
     }
 
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        self.config.check()?;
         let counts = PairCounts::new(batch, tuples);
         if counts.one_sided() {
             return Ok(Vec::new());
@@ -242,7 +252,10 @@ impl Loss for LiftedStructure {
         let mut negatives = rows_of(&norm, &positive.anchor)?; // [k]
         if !batch.has_reference() {
             let of_positive = rows_of(&norm, &positive.other)?;
-            let (high, low) = (negatives.maximum(&of_positive)?, negatives.minimum(&of_positive)?);
+            // Not `maximum` and `minimum`, which would pass over a NaN.
+            let first = negatives.detach().gt(&of_positive.detach())?;
+            let high = first.where_cond(&negatives, &of_positive)?;
+            let low = first.where_cond(&of_positive, &negatives)?;
             negatives = (softplus(&(low - &high)?)? + high)?;
         }
         let none = negatives.detach().le(NOTHING / 2.0)?;
@@ -324,6 +337,7 @@ impl RowLoss for Rows<'_> {
 
 impl Loss for GeneralizedLiftedStructure {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        self.config.check()?;
         if batch.nothing() {
             return Ok(Vec::new());
         }

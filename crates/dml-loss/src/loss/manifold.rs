@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Loss, Parameter, Part, Result, Role, Tuples,
+    error::{count, finite},
     loss::class_table::{ClassTable, class_ids, one_hot},
     sampling::{choose, draws},
     tensor::{download, fill_unless, hinge, masked_log_sum_exp, normalize_rows, rows, upload},
@@ -68,8 +69,8 @@ impl Default for ManifoldConfig {
 ///
 /// Own parameter `proxies` `[K, d]`, at first standard normal. Part `loss`, a loss a row. Tuples and a reference set
 /// play no part. Rows should lie around the origin, as after batch normalization: while all have one direction, all
-/// walks are alike, and training makes them more so. With λ = ∞ pytorch-metric-learning returns ∞; here that is the loss
-/// of contexts alone.
+/// walks are alike, and training makes them more so. With λ = ∞ pytorch-metric-learning returns ∞; here that is the
+/// loss of contexts alone.
 ///
 /// # Distances
 /// Cosine is usual; any similarity. A distance is an error, since S̄ must be symmetric, and so is a divergence.
@@ -117,7 +118,7 @@ impl Manifold {
     ) -> Result<Self> {
         let owner = "Manifold";
         if !distance.larger_is_closer() {
-            return Err(Error::config(owner, "distance", format!("{distance:?}"), "a similarity"));
+            return Err(Error::config(owner, "distance", distance.name(), "a similarity"));
         }
         if !(config.alpha > 0.0 && config.alpha < 1.0) {
             return Err(Error::config(owner, "alpha", config.alpha, "a share in (0, 1)"));
@@ -125,9 +126,8 @@ impl Manifold {
         if config.lambda_c.is_nan() || config.lambda_c < 0.0 {
             return Err(Error::config(owner, "lambda_c", config.lambda_c, "a number ≥ 0"));
         }
-        if config.num_proxies == 0 {
-            return Err(Error::config(owner, "num_proxies", 0, "at least 1"));
-        }
+        finite(owner, &[("margin", config.margin)])?;
+        count(owner, "num_proxies", config.num_proxies)?;
         let ManifoldConfig { embedding_size: width, num_proxies: classes, seed, .. } = config;
         Ok(Self {
             distance,
@@ -203,7 +203,7 @@ fn violations(values: &Tensor, meta: &[u32], margin: f64) -> Result<Tensor> {
     let own = one_hot(meta, values)?; // [n, K]
     let at_own = (values * &own)?.sum_keepdim(1)?; // [n, 1]
     let gap = (values.broadcast_sub(&at_own)? + margin)?;
-    let keep = (gap.detach().ge(0.0)? * own.lt(0.5)?)?;
+    let keep = (gap.detach().lt(0.0)?.eq(0u8)? * own.lt(0.5)?)?; // a NaN counts, and is seen
     Ok(masked_log_sum_exp(&gap, &keep, true)?.squeeze(1)?)
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Batch, Distance, Divisor, Index, Loss, Parameter, Part, Reduced, Reducer, Result, Role,
     TripletsPerAnchor, Tuples,
+    error::{count, finite},
     loss::{
         class_table::class_ids,
         triplet_rows::{TripletForm, TripletRows},
@@ -105,14 +106,18 @@ impl Margin {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let beta = Tensor::full(config.beta, config.num_classes.unwrap_or(1).max(1), device)?;
+        let owner = "Margin";
+        finite(owner, &[("margin", config.margin), ("nu", config.nu), ("beta", config.beta)])?;
+        config.num_classes.map_or(Ok(()), |classes| count(owner, "num_classes", classes))?;
+        config.triplets_per_anchor.check(owner)?;
+        let beta = Tensor::full(config.beta, config.num_classes.unwrap_or(1), device)?;
         Ok(Self { distance, config, beta: Var::from_tensor(&beta.to_dtype(dtype)?)? })
     }
 }
 
 impl Margin {
-    /// What each boundary is multiplied by when a reducer takes ν·β of each triplet, given how many triplets each anchor
-    /// has and the divisor; `None` where the reducer is no weighted sum.
+    /// What each boundary is multiplied by when a reducer takes ν·β of each triplet, given how many triplets each
+    /// anchor has and the divisor; `None` where the reducer is no weighted sum.
     fn boundary_weights(
         &self,
         batch: &Batch,

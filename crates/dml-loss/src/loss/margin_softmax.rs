@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Loss, Parameter, Part, Result, Role, Tuples,
+    error::{count, finite, positive},
     loss::{
         class_rows::{ClassRows, OwnClass},
         class_table::{ClassTable, class_ids, weighted},
@@ -139,9 +140,7 @@ impl MarginSoftmax {
     ) -> Result<Self> {
         let NormalizedSoftmaxConfig { num_classes: classes, embedding_size: width, temperature, seed } =
             config;
-        if temperature.is_nan() || temperature <= 0.0 {
-            return Err(Error::config("NormalizedSoftmax", "temperature", temperature, "a positive number"));
-        }
+        positive("NormalizedSoftmax", &[("temperature", temperature)])?;
         let table = ClassTable { owner: "NormalizedSoftmax", classes, width, seed };
         let weight = table.columns(1, dtype, device)?;
         let (own_class, scale) = (OwnClass::AsItIs, 1.0 / temperature);
@@ -161,6 +160,8 @@ impl MarginSoftmax {
         let CosFaceConfig { num_classes: classes, embedding_size: width, margin, scale, seed } = config;
         let table = ClassTable { owner: "CosFace", classes, width, seed };
         similarity("CosFace", &*distance)?;
+        finite("CosFace", &[("margin", margin)])?;
+        positive("CosFace", &[("scale", scale)])?;
         let weight = table.columns(1, dtype, device)?;
         Ok(Self { distance, own_class: OwnClass::Subtract(margin), scale, classes, sub_centers: 1, weight })
     }
@@ -179,9 +180,9 @@ impl MarginSoftmax {
             config;
         let table = ClassTable { owner: "ArcFace", classes, width, seed };
         similarity("ArcFace", &*distance)?;
-        if sub_centers == 0 {
-            return Err(Error::config("ArcFace", "sub_centers", 0, "at least 1"));
-        }
+        finite("ArcFace", &[("margin", margin)])?;
+        positive("ArcFace", &[("scale", scale)])?;
+        count("ArcFace", "sub_centers", sub_centers)?;
         let weight = table.columns(sub_centers, dtype, device)?;
         let own_class = OwnClass::Add(margin.to_radians());
         Ok(Self { distance, own_class, scale, classes, sub_centers, weight })
@@ -192,7 +193,7 @@ impl MarginSoftmax {
 fn similarity(owner: &'static str, distance: &dyn Distance) -> Result<()> {
     match distance.larger_is_closer() {
         true => Ok(()),
-        false => Err(Error::config(owner, "distance", format!("{distance:?}"), "a cosine")),
+        false => Err(Error::config(owner, "distance", distance.name(), "a cosine")),
     }
 }
 

@@ -118,8 +118,8 @@ impl Remembering {
     }
 }
 
-/// The parts of [`Loss`] that are those of the inner loss, for a type with a field `inner` of [`Remembering`] and a function
-/// `enter(batch, tuples)` that gives the batch against the memory with its tuples, `None` for an empty batch.
+/// The parts of [`Loss`] that are those of the inner loss, for a type with a field `inner` of [`Remembering`] and a
+/// function `enter(batch, tuples)` that gives the batch against the memory with its tuples, `None` for an empty batch.
 macro_rules! loss_of_memory {
     () => {
         fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Loss, Part, Result, Tuples,
+    error::{finite, positive},
     rows::{self, log_sum_exp},
     tuples::{PairTable, Repeats},
 };
@@ -26,6 +27,13 @@ pub struct MultiSimilarityConfig {
 impl Default for MultiSimilarityConfig {
     fn default() -> Self {
         Self { alpha: 2.0, beta: 50.0, base: 0.5 }
+    }
+}
+
+impl MultiSimilarityConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        positive("MultiSimilarity", &[("alpha", self.alpha), ("beta", self.beta)])?;
+        finite("MultiSimilarity", &[("base", self.base)])
     }
 }
 
@@ -92,6 +100,7 @@ impl RowLoss for Rows<'_> {
 
 impl Loss for MultiSimilarity {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        self.config.check()?;
         if batch.nothing() {
             return Ok(Vec::new());
         }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Index, Loss, Parameter, Part, Result, Role, Tuples,
+    error::positive,
     loss::{
         class_rows::{ClassRows, OwnClass},
         class_table::{ClassTable, class_ids, weighted},
@@ -28,6 +29,12 @@ pub struct NcaConfig {
 impl Default for NcaConfig {
     fn default() -> Self {
         Self { softmax_scale: 1.0 }
+    }
+}
+
+impl NcaConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        positive("Nca", &[("softmax_scale", self.softmax_scale)])
     }
 }
 
@@ -94,6 +101,7 @@ impl RowLoss for Rows<'_> {
 
 impl Loss for Nca {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        self.config.check()?;
         let classes = batch.classes();
         let kept = (0..batch.len()).filter(|&i| classes.counts(i).0 > 0);
         let kept: Vec<u32> = kept.map(|i| i as u32).collect();
@@ -178,6 +186,7 @@ impl ProxyNca {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
+        positive("ProxyNca", &[("softmax_scale", config.softmax_scale)])?;
         let table = ClassTable {
             owner: "ProxyNca",
             classes: config.num_classes,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Divisor, Index, Loss, Parameter, Part, Reducer, Result, Role, Tuples,
+    error::{finite, positive},
     loss::class_table::{ClassTable, class_ids, one_hot},
     tensor::{masked_log_sum_exp, upload},
 };
@@ -82,6 +83,8 @@ impl ProxyAnchor {
         device: &Device,
     ) -> Result<Self> {
         let ProxyAnchorConfig { num_classes: classes, embedding_size: width, seed, .. } = config;
+        finite("ProxyAnchor", &[("margin", config.margin)])?;
+        positive("ProxyAnchor", &[("alpha", config.alpha)])?;
         let table = ClassTable { owner: "ProxyAnchor", classes, width, seed };
         Ok(Self { distance, config, proxies: table.rows(dtype, device)? })
     }

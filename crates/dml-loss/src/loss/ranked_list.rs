@@ -6,7 +6,9 @@ use dml_kernels::{Real, RowLoss};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Error, Loss, Part, Result, Tuples, rows,
+    Batch, Distance, Error, Loss, Part, Result, Tuples,
+    error::finite,
+    rows,
     tuples::{PairTable, Repeats},
 };
 
@@ -74,11 +76,14 @@ impl RankedList {
     /// [`Error::Config`] for a similarity, or an `imbalance` outside \[0, 1\].
     pub fn new(distance: Arc<dyn Distance>, config: RankedListConfig) -> Result<Self> {
         if distance.larger_is_closer() {
-            return Err(Error::config("RankedList", "distance", format!("{distance:?}"), "no similarity"));
+            return Err(Error::config("RankedList", "distance", distance.name(), "no similarity"));
         }
         if !(0.0..=1.0).contains(&config.imbalance) {
             return Err(Error::config("RankedList", "imbalance", config.imbalance, "a share in [0, 1]"));
         }
+        let RankedListConfig { margin, tn, tp, alpha, .. } = config;
+        let fields = [("margin", margin), ("Tn", tn), ("Tp", tp), ("alpha", alpha.unwrap_or(0.0))];
+        finite("RankedList", &fields)?;
         Ok(Self { distance, config })
     }
 }

@@ -7,8 +7,8 @@ pub(crate) fn sigmoid(x: f64) -> (f64, f64) {
     (value, small / ((1.0 + small) * (1.0 + small)))
 }
 
-/// Σ_{j ∈ others, j ≠ p} σ((far_p − far_j)/τ): softly, how many of the others are closer than p; calls `slope(j, s)` with
-/// each term's derivative by far_p (that by far_j is its negative).
+/// Σ_{j ∈ others, j ≠ p} σ((far_p − far_j)/τ): softly, how many of the others are closer than p; calls `slope(j, s)`
+/// with each term's derivative by far_p (that by far_j is its negative).
 pub(crate) fn closer(
     far: &[f64],
     p: usize,

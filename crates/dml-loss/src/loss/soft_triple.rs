@@ -6,7 +6,8 @@ use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Error, Loss, Parameter, Part, Result, Role, Tuples,
+    Batch, Distance, Loss, Parameter, Part, Result, Role, Tuples,
+    error::{count, finite, positive},
     loss::class_table::{ClassTable, class_ids, cross_entropy, one_hot, weighted},
 };
 
@@ -98,12 +99,9 @@ impl SoftTriple {
         device: &Device,
     ) -> Result<Self> {
         let SoftTripleConfig { num_classes: classes, embedding_size: width, seed, gamma, .. } = config;
-        if config.centers_per_class == 0 {
-            return Err(Error::config("SoftTriple", "centers_per_class", 0, "at least 1"));
-        }
-        if gamma.is_nan() || gamma <= 0.0 {
-            return Err(Error::config("SoftTriple", "gamma", gamma, "a positive number"));
-        }
+        count("SoftTriple", "centers_per_class", config.centers_per_class)?;
+        positive("SoftTriple", &[("gamma", gamma), ("la", config.la)])?;
+        finite("SoftTriple", &[("margin", config.margin)])?;
         let table = ClassTable { owner: "SoftTriple", classes, width, seed };
         Ok(Self { distance, config, centers: table.columns(config.centers_per_class, dtype, device)? })
     }

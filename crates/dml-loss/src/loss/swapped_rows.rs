@@ -1,6 +1,6 @@
-//! Losses of triplets with swap (Balntas et al. 2016): the negative is compared with whichever of anchor and positive it is
-//! closer to. Visited anchor by anchor for what belongs to the anchor's row, then positive by positive for what belongs to
-//! the positive's, so none is ever listed.
+//! Losses of triplets with swap (Balntas et al. 2016): the negative is compared with whichever of anchor and positive
+//! it is closer to. Visited anchor by anchor for what belongs to the anchor's row, then positive by positive for what
+//! belongs to the positive's, so none is ever listed.
 
 use candle_core::Tensor;
 use dml_kernels::{Band, PairMatrix, Real, Tally, TupleLoss};
@@ -100,7 +100,8 @@ impl<F: TripletForm> SwappedRows<'_, F> {
     /// Whether the negative is closer to the positive, and how far the closer of the two is from it.
     #[inline(always)]
     fn closer<T: Real>(&self, to_anchor: T, to_positive: T) -> (bool, T) {
-        let swapped = if self.larger { to_positive > to_anchor } else { to_positive < to_anchor };
+        let closer = if self.larger { to_positive > to_anchor } else { to_positive < to_anchor };
+        let swapped = closer | to_positive.is_nan(); // which is then seen
         (swapped, if swapped { to_positive } else { to_anchor })
     }
 
@@ -120,9 +121,9 @@ impl<F: TripletForm> SwappedRows<'_, F> {
         (self.form.loss(at, a, value), swapped, self.form.slopes(at, a, value))
     }
 
-    /// Of the triplets of anchor `a` with positive `p` and each negative as often as `counts` says: the sum of the losses
-    /// in the band and of their derivatives by the distance to the positive; the derivatives by that to each negative are
-    /// added to `slopes` where it is the row of `side`.
+    /// Of the triplets of anchor `a` with positive `p` and each negative as often as `counts` says: the sum of the
+    /// losses in the band and of their derivatives by the distance to the positive; the derivatives by that to each
+    /// negative are added to `slopes` where it is the row of `side`.
     #[inline(always)]
     fn add<T: Real>(
         &self,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Loss, Part, Result, Sum, Tuples,
+    error::finite,
     loss::{
         pair_hinge::{Form, Kind, PairHinge},
         tuple_sum::TupleSum,
@@ -31,6 +32,20 @@ pub struct ThresholdConsistentMarginConfig {
 impl Default for ThresholdConsistentMarginConfig {
     fn default() -> Self {
         Self { lambda_plus: 1.0, lambda_minus: 1.0, margin_plus: 0.9, margin_minus: 0.5 }
+    }
+}
+
+impl ThresholdConsistentMarginConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        finite(
+            "ThresholdConsistentMargin",
+            &[
+                ("margin_plus", self.margin_plus),
+                ("margin_minus", self.margin_minus),
+                ("lambda_plus", self.lambda_plus),
+                ("lambda_minus", self.lambda_minus),
+            ],
+        )
     }
 }
 
@@ -70,6 +85,7 @@ pub struct ThresholdConsistentMargin {
 
 impl Loss for ThresholdConsistentMargin {
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        self.config.check()?;
         if batch.nothing() {
             return Ok(Vec::new());
         }

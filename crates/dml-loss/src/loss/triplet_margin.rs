@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AvgNonZero, Batch, Distance, Index, Loss, Part, Reduced, Reducer, Result, Triplets, TripletsPerAnchor,
     Tuples,
+    error::finite,
     loss::{
         swapped_rows,
         triplet_rows::{TripletForm, TripletRows},
@@ -48,6 +49,13 @@ impl Default for TripletMarginConfig {
     }
 }
 
+impl TripletMarginConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        finite("TripletMargin", &[("margin", self.margin)])?;
+        self.triplets_per_anchor.check("TripletMargin")
+    }
+}
+
 /// [D(a, p) − D(a, n) + m]₊ for each triplet, [s(a, n) − s(a, p) + m]₊ for similarities; log(1 + exp(·)) in place of
 /// the hinge if smooth. With swap, D(p, n) takes the place of D(a, n) where n is closer to p than to a.
 ///
@@ -60,8 +68,8 @@ impl Default for TripletMarginConfig {
 /// swap compares rows of that set with one another (O(m²) memory more), where pytorch-metric-learning takes the wrong
 /// rows.
 /// # Cost
-/// With p positives and q negatives an anchor: O(n·p·q) time and O(nm) memory, as triplets are visited, with swap too; a
-/// number of `triplets_per_anchor` lists that many an anchor; unreduced losses are as many numbers as there are
+/// With p positives and q negatives an anchor: O(n·p·q) time and O(nm) memory, as triplets are visited, with swap too;
+/// a number of `triplets_per_anchor` lists that many an anchor; unreduced losses are as many numbers as there are
 /// triplets.
 /// # Source
 /// Weinberger & Saul 2009 \[weinberger2009\]; Schroff et al. 2015 \[schroff2015\], equation 3; Balntas et al. 2016
@@ -88,8 +96,8 @@ pub struct TripletMargin {
     pub config: TripletMarginConfig,
 }
 
-/// max(0, D(a, p) − D(a, n) + m), or its softplus; `sign` is 1 for distances and −1 for similarities. Which of the two is
-/// known when the loops over triplets are compiled: a choice within them would keep them from being vectorized.
+/// max(0, D(a, p) − D(a, n) + m), or its softplus; `sign` is 1 for distances and −1 for similarities. Which of the two
+/// is known when the loops over triplets are compiled: a choice within them would keep them from being vectorized.
 struct Violation<const SMOOTH: bool> {
     sign: f64,
     margin: f64,
@@ -148,6 +156,7 @@ impl TripletMargin {
 
 impl Loss for TripletMargin {
     fn reduced(&self, batch: &Batch, tuples: Option<&Tuples>, reducer: &dyn Reducer) -> Result<Reduced> {
+        self.config.check()?;
         // Drawn triplets are few.
         if tuples.is_none() && !self.config.triplets_per_anchor.is_all() {
             return Ok(Reduced::Unknown);
@@ -164,6 +173,7 @@ impl Loss for TripletMargin {
     }
 
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        self.config.check()?;
         let triplets = match tuples {
             Some(tuples) => tuples.to_triplets(),
             None => self.config.triplets_per_anchor.triplets(batch, self.config.seed)?,
@@ -184,7 +194,9 @@ impl Loss for TripletMargin {
             };
             let across = entries(columns, positive, negative)?; // [k]
             let swapped = distance.margin(&to_positive, &across)?;
-            violation = swapped.detach().gt(&violation.detach())?.where_cond(&swapped, &violation)?;
+            let seen = swapped.detach();
+            let take = (seen.gt(&violation.detach())? + seen.ne(&seen)?)?; // NaN is neither, and stays
+            violation = take.where_cond(&swapped, &violation)?;
         }
         let violation = (violation + self.config.margin)?;
         let losses = if self.config.smooth_loss { softplus(&violation)? } else { hinge(&violation)? };

@@ -1,4 +1,5 @@
-//! The value of a loss whose tuples are visited, not listed: parts, reducer and derivatives in two passes over the matrix.
+//! The value of a loss whose tuples are visited, not listed: parts, reducer and derivatives in two passes over the
+//! matrix.
 
 use candle_core::Tensor;
 use dml_kernels::{PairMatrix, Slopes, Tally, TupleLoss};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Index, Loss, PairCounts, Pairs, Part, Reduced, Reducer, Result, Tuples,
+    error::{finite, positive},
     loss::{
         angle::cos_of_sum,
         positive_rows::{OfPositives, OwnLogit},
@@ -29,6 +30,13 @@ pub struct TupletMarginConfig {
 impl Default for TupletMarginConfig {
     fn default() -> Self {
         Self { margin: 5.73, scale: 64.0 }
+    }
+}
+
+impl TupletMarginConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        finite("TupletMargin", &[("margin", self.margin)])?;
+        positive("TupletMargin", &[("scale", self.scale)])
     }
 }
 
@@ -65,11 +73,16 @@ pub struct TupletMargin {
 
 impl TupletMargin {
     fn check(&self) -> Result<()> {
+        self.config.check()?;
         if self.distance.larger_is_closer() {
             return Ok(());
         }
-        let got = format!("{:?}", self.distance);
-        Err(Error::config("TupletMargin", "distance", got, "a cosine, as the margin is an angle"))
+        Err(Error::config(
+            "TupletMargin",
+            "distance",
+            self.distance.name(),
+            "a cosine, as the margin is an angle",
+        ))
     }
 }
 

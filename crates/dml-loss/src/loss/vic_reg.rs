@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Index, Loss, Part, Result, Tuples,
+    error::finite,
     tensor::{hinge, root},
 };
 
@@ -69,14 +70,22 @@ impl VicReg {
     /// # Errors
     /// [`Error::Config`] for a negative ε.
     pub fn new(config: VicRegConfig) -> Result<Self> {
-        match config.eps >= 0.0 {
+        let VicRegConfig { invariance_lambda, variance_mu, covariance_v, eps } = config;
+        let weights = [
+            ("invariance_lambda", invariance_lambda),
+            ("variance_mu", variance_mu),
+            ("covariance_v", covariance_v),
+        ];
+        finite("VicReg", &weights)?;
+        match eps >= 0.0 && eps.is_finite() {
             true => Ok(Self { config }),
-            false => Err(Error::config("VicReg", "eps", config.eps, "a number ≥ 0")),
+            false => Err(Error::config("VicReg", "eps", eps, "a number ≥ 0")),
         }
     }
 }
 
-/// [1 − √(var_j + ε)]₊/2 of each coordinate, `[d]`, and the mean over coordinates of the squared covariances with others.
+/// [1 − √(var_j + ε)]₊/2 of each coordinate, `[d]`, and the mean over coordinates of the squared covariances with
+/// others.
 fn spread(view: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
     let Moments { variance, covariance } = column_moments(view)?;
     let deviation = root(&(variance + eps)?, 0.5)?;

@@ -6,8 +6,8 @@ use crate::{Batch, Distance, Loss, Objective, Parameter, Part, Result, State, Tu
 
 /// Σ_k w_k·objective_k, each with its own loss, distance, miner and reducer.
 ///
-/// Given tuples go to every term, and then replace its miner. Own parameters are those of all terms, `k.` before the name,
-/// one that terms share (a generator) once. Part `loss`, one for the batch. `k.` also stands before the names of
+/// Given tuples go to every term, and then replace its miner. Own parameters are those of all terms, `k.` before the
+/// name, one that terms share (a generator) once. Part `loss`, one for the batch. `k.` also stands before the names of
 /// [`state`](Loss::state).
 ///
 /// ```

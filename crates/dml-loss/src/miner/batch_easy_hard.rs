@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Miner, PairList, Pairs, Result, Triplets, Tuples,
-    miner::{Farness, Found},
+    miner::{Farness, Found, finite_pairs},
 };
 
 /// Which positive or negative of an anchor.
@@ -51,6 +51,22 @@ impl Default for BatchEasyHardConfig {
     }
 }
 
+impl BatchEasyHardConfig {
+    fn check(&self) -> Result<()> {
+        let ranges =
+            [("allowed_pos_range", self.allowed_pos_range), ("allowed_neg_range", self.allowed_neg_range)];
+        for (field, range) in ranges {
+            if let Some((low, high)) = range
+                && (low.is_nan() || high.is_nan() || low > high)
+            {
+                let expected = "a least and a larger value";
+                return Err(Error::config("BatchEasyHard", field, format!("[{low}, {high}]"), expected));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// One positive and one negative of each anchor, as pairs; anchors that lack either are left out.
 ///
 /// A semi-hard choice is made after the other. With [`Strategy::All`] on one side all pairs of that side are taken,
@@ -81,9 +97,11 @@ impl BatchEasyHard {
     /// A miner of pairs.
     ///
     /// # Errors
-    /// [`Error::Config`] where a semi-hard choice is to be made relative to another or to all.
+    /// [`Error::Config`] where a semi-hard choice is to be made relative to another or to all, or a range has no
+    /// inside.
     pub fn new(distance: Arc<dyn Distance>, config: BatchEasyHardConfig) -> Result<Self> {
         use Strategy::{All, SemiHard};
+        config.check()?;
         if matches!((config.pos_strategy, config.neg_strategy), (SemiHard | All, SemiHard) | (SemiHard, All))
         {
             let got = format!("{:?} beside {:?}", config.pos_strategy, config.neg_strategy);
@@ -102,7 +120,7 @@ impl BatchEasyHard {
         let own: Option<Vec<u32>> = (0..batch.len()).map(|i| batch.own_column(i).map(|j| j as u32)).collect();
         let classes = Classes { rows: batch.labels(), columns: batch.column_labels(), own: own.as_deref() };
         let closer = if self.distance.larger_is_closer() { Closer::Larger } else { Closer::Smaller };
-        let found = batch.pairs(&self.distance)?.hardest(classes, closer)?;
+        let found = finite_pairs("BatchEasyHard", batch, &self.distance)?.hardest(classes, closer)?;
         for (a, found) in found.into_iter().enumerate() {
             if let [Some(p), Some(n)] = found {
                 pairs.positive.push(a, p as usize);
@@ -113,12 +131,15 @@ impl BatchEasyHard {
     }
 
     fn pairs(&self, batch: &Batch) -> Result<Pairs> {
+        self.config.check()?;
         let BatchEasyHardConfig { allowed_pos_range, allowed_neg_range, .. } = self.config;
         let hard = self.config.pos_strategy == Strategy::Hard && self.config.neg_strategy == Strategy::Hard;
         if hard && allowed_pos_range.is_none() && allowed_neg_range.is_none() {
             return self.hardest(batch);
         }
-        let Some(far) = Farness::new(batch, &self.distance)? else { return Ok(Pairs::default()) };
+        let Some(far) = Farness::new("BatchEasyHard", batch, &self.distance)? else {
+            return Ok(Pairs::default());
+        };
         let allowed = |range: Option<(f64, f64)>| {
             let sign = far.sign;
             move |farness: f64| range.is_none_or(|(low, high)| (low..=high).contains(&(sign * farness)))

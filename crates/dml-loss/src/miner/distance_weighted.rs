@@ -7,8 +7,8 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Error, Miner, Result, Triplets, Tuples, miner::Farness, sampling::draws, tensor::upload,
-    tuples::ClassRows,
+    Batch, Distance, Error, Miner, Result, Triplets, Tuples, error::positive, miner::Farness,
+    sampling::draws, tensor::upload, tuples::ClassRows,
 };
 
 /// Knobs of [`DistanceWeighted`].
@@ -67,11 +67,9 @@ impl DistanceWeighted {
         let owner = "DistanceWeighted";
         if distance.larger_is_closer() {
             let expected = "the Euclidean distance of normalized rows";
-            return Err(Error::config(owner, "distance", format!("{distance:?}"), expected));
+            return Err(Error::config(owner, "distance", distance.name(), expected));
         }
-        if config.cutoff.is_nan() || config.cutoff <= 0.0 {
-            return Err(Error::config(owner, "cutoff", config.cutoff, "a positive number"));
-        }
+        positive(owner, &[("cutoff", config.cutoff), ("nonzero_loss_cutoff", config.nonzero_loss_cutoff)])?;
         Ok(Self { distance, config })
     }
 
@@ -82,7 +80,7 @@ impl DistanceWeighted {
     /// What the distance returns.
     pub fn weights(&self, batch: &Batch) -> Result<Tensor> {
         let (n, m) = (batch.len(), batch.column_labels().len());
-        let weights = match Farness::new(batch, &self.distance)? {
+        let weights = match Farness::new("DistanceWeighted", batch, &self.distance)? {
             Some(far) => self.table(batch, &far)?,
             None => Vec::new(),
         };
@@ -115,7 +113,9 @@ impl DistanceWeighted {
 impl Miner for DistanceWeighted {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
         let mut triplets = Triplets::default();
-        let Some(far) = Farness::new(batch, &self.distance)? else { return Ok(Tuples::Triplets(triplets)) };
+        let Some(far) = Farness::new("DistanceWeighted", batch, &self.distance)? else {
+            return Ok(Tuples::Triplets(triplets));
+        };
         let weights = self.table(batch, &far)?;
         let mut rng = draws(self.config.seed, far.values().iter().map(|v| v.to_bits()));
         let mut columns = ClassRows::default();

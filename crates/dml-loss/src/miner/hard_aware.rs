@@ -60,7 +60,7 @@ impl HardAware {
 
 impl Miner for HardAware {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
-        let Some(far) = Farness::new(batch, &self.distance)? else {
+        let Some(far) = Farness::new("HardAware", batch, &self.distance)? else {
             return Ok(Tuples::Pairs(Pairs::default()));
         };
         let values = far.values();

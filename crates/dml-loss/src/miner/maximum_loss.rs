@@ -76,10 +76,14 @@ impl Miner for MaximumLoss {
         let bits = download(batch.embeddings())?.into_iter().map(f64::to_bits);
         let mut rng = draws(self.seed, bits);
         let (mut best, mut most) = (Vec::new(), f64::NEG_INFINITY);
-        for _ in 0..self.num_trials {
+        for trial in 0..self.num_trials {
             let mut chosen = choose(&mut rng, n, self.output_batch_size);
             chosen.sort_unstable();
             let value = self.value(&batch, &chosen)?;
+            if !value.is_finite() {
+                let what = format!("the loss of trial {trial}");
+                return Err(Error::Diverged { op: "MaximumLoss", what, value });
+            }
             if value > most || best.is_empty() {
                 (best, most) = (chosen, value);
             }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Miner, Pairs, Result, Tuples,
+    error::finite,
     miner::{Farness, Found},
 };
 
@@ -54,7 +55,8 @@ pub struct MultiSimilarityMiner {
 
 impl Miner for MultiSimilarityMiner {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
-        let Some(far) = Farness::new(batch, &self.distance)? else {
+        finite("MultiSimilarityMiner", &[("epsilon", self.config.epsilon)])?;
+        let Some(far) = Farness::new("MultiSimilarityMiner", batch, &self.distance)? else {
             return Ok(Tuples::Pairs(Pairs::default()));
         };
         let (epsilon, classes) = (self.config.epsilon, batch.classes());

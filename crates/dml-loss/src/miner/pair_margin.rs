@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Miner, Pairs, Result, Tuples,
+    error::finite,
     miner::{Farness, Found},
 };
 
@@ -52,10 +53,12 @@ pub struct PairMargin {
 
 impl Miner for PairMargin {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
-        let Some(far) = Farness::new(batch, &self.distance)? else {
+        let PairMarginConfig { pos_margin, neg_margin } = self.config;
+        finite("PairMargin", &[("pos_margin", pos_margin), ("neg_margin", neg_margin)])?;
+        let Some(far) = Farness::new("PairMargin", batch, &self.distance)? else {
             return Ok(Tuples::Pairs(Pairs::default()));
         };
-        let (pos, neg) = (far.sign * self.config.pos_margin, far.sign * self.config.neg_margin);
+        let (pos, neg) = (far.sign * pos_margin, far.sign * neg_margin);
         let classes = batch.classes();
         let found = far.each_anchor(|a, far, found| {
             let too_far = classes.positives(a).filter(|&p| far[p] > pos);

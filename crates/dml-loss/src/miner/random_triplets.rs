@@ -6,7 +6,8 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Miner, Result, Triplets, Tuples, sampling::draws, tensor::download, tuples::ClassRows,
+    Batch, Distance, Miner, Result, Triplets, Tuples, error::count, sampling::draws, tensor::download,
+    tuples::ClassRows,
 };
 
 /// Knobs of [`RandomTriplets`].
@@ -50,6 +51,13 @@ impl Default for TripletsPerAnchor {
 }
 
 impl TripletsPerAnchor {
+    pub(crate) fn check(self, owner: &'static str) -> Result<()> {
+        match self {
+            Self::All(_) => Ok(()),
+            Self::Number(number) => count(owner, "triplets_per_anchor", number),
+        }
+    }
+
     pub(crate) fn is_all(self) -> bool {
         matches!(self, Self::All(_))
     }
@@ -109,6 +117,7 @@ impl RandomTriplets {
 
 impl Miner for RandomTriplets {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
+        count("RandomTriplets", "triplets_per_anchor", self.config.triplets_per_anchor.max(1))?; // 0 finds nothing
         Ok(Tuples::Triplets(self.triplets(batch)?))
     }
 

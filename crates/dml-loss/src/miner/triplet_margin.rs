@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Batch, Distance, Miner, Result, Triplets, Tuples, miner::Farness};
+use crate::{Batch, Distance, Miner, Result, Triplets, Tuples, error::finite, miner::Farness};
 
 /// Which triplets, by Δ = D(a, n) − D(a, p).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,8 +67,11 @@ pub struct TripletMarginMiner {
 
 impl Miner for TripletMarginMiner {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
+        finite("TripletMarginMiner", &[("margin", self.config.margin)])?;
         let mut triplets = Triplets::default();
-        let Some(far) = Farness::new(batch, &self.distance)? else { return Ok(Tuples::Triplets(triplets)) };
+        let Some(far) = Farness::new("TripletMarginMiner", batch, &self.distance)? else {
+            return Ok(Tuples::Triplets(triplets));
+        };
         let TripletMarginMinerConfig { margin, type_of_triplets } = self.config;
         let classes = batch.classes();
         let found = far.each_anchor(|a, far, found| {

@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Distance, Error, Miner, PairList, Pairs, Result, Tuples, miner::Farness, sampling::draws,
+    Batch, Distance, Miner, PairList, Pairs, Result, Tuples, error::count, miner::Farness, sampling::draws,
 };
 
 /// Knobs of [`UniformHistogram`].
@@ -61,12 +61,17 @@ impl UniformHistogram {
     /// A miner of pairs.
     ///
     /// # Errors
-    /// [`Error::Config`] for no bins.
+    /// [`Error::Config`](crate::Error::Config) for no bins, or too many of anything.
     pub fn new(distance: Arc<dyn Distance>, config: UniformHistogramConfig) -> Result<Self> {
-        match config.num_bins {
-            0 => Err(Error::config("UniformHistogram", "num_bins", 0, "at least 1")),
-            _ => Ok(Self { distance, config }),
-        }
+        let UniformHistogramConfig { num_bins, pos_per_bin, neg_per_bin, .. } = config;
+        // None of one kind may be wanted.
+        let counts = [
+            ("num_bins", num_bins),
+            ("pos_per_bin", pos_per_bin.max(1)),
+            ("neg_per_bin", neg_per_bin.max(1)),
+        ];
+        counts.into_iter().try_for_each(|(field, number)| count("UniformHistogram", field, number))?;
+        Ok(Self { distance, config })
     }
 
     fn draw(&self, far: (usize, &[f64]), pairs: &PairList, per_bin: usize, rng: &mut ChaCha8Rng) -> PairList {
@@ -91,7 +96,7 @@ impl UniformHistogram {
 
 impl Miner for UniformHistogram {
     fn mine(&self, batch: &Batch) -> Result<Tuples> {
-        let Some(far) = Farness::new(batch, &self.distance)? else {
+        let Some(far) = Farness::new("UniformHistogram", batch, &self.distance)? else {
             return Ok(Tuples::Pairs(Pairs::default()));
         };
         let all = Pairs::all(batch);

@@ -6,7 +6,10 @@ use candle_core::Tensor;
 use phi::Generator;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Parameter, Part, Regularizer, Result, Role, tensor::fill_unless};
+use crate::{
+    Error, Parameter, Part, Regularizer, Result, Role,
+    tensor::{fill_unless, hinge},
+};
 
 /// Knobs of [`Curvature`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -80,7 +83,7 @@ pub(crate) fn curvatures(generator: &dyn Generator, rows: &Tensor, eps: f64) -> 
         return Ok(None);
     }
     let curvature = ((step * change)?.sum(1)? / fill_unless(&squared, &apart, 1.0)?)?;
-    let curvature = (curvature.maximum(0.0)? + eps)?;
+    let curvature = (hinge(&curvature)? + eps)?;
     if count as usize == n {
         return Ok(Some(curvature));
     }

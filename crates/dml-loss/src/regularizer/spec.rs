@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     CenterInvariant, Curvature, CurvatureConfig, Error, LpNorm, LpNormConfig, RegularFace, Regularization,
     RegularizedRows, Regularizer, Result, Scale, ScaleConfig, SparseCenters, SparseCentersConfig, ZeroMean,
+    error::finite,
 };
 
 /// A regularizer by name. The class names of pytorch-metric-learning are accepted as well.
@@ -88,6 +89,7 @@ impl RegularizationSpec {
     /// # Errors
     /// As [`RegularizerSpec::build`].
     pub fn build(&self, generator: Option<&Arc<dyn Generator>>) -> Result<Regularization> {
+        finite("Regularization", &[("weight", self.weight)])?;
         let regularizer = self.regularizer.build(generator)?;
         Ok(Regularization { regularizer, on: self.on, weight: self.weight })
     }

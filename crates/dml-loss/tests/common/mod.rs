@@ -127,6 +127,30 @@ pub fn every_loss() -> Result<Vec<LossSpec>, serde_json::Error> {
     )
 }
 
+/// Every miner by its specification.
+pub fn every_miner() -> Result<Vec<MinerSpec>, serde_json::Error> {
+    serde_json::from_str(
+        r#"[
+        {"name": "batch-hard"},
+        {"name": "batch-easy-hard"},
+        {"name": "triplet-margin"},
+        {"name": "pair-margin"},
+        {"name": "multi-similarity"},
+        {"name": "hard-aware"},
+        {"name": "angular", "angle": 5.0},
+        {"name": "distance-weighted"},
+        {"name": "uniform-histogram", "num_bins": 3, "pos_per_bin": 2, "neg_per_bin": 2},
+        {"name": "maximum-loss", "output_batch_size": 2, "loss": {"name": "contrastive"}},
+        {"name": "random-triplets", "triplets_per_anchor": 3}
+    ]"#,
+    )
+}
+
+/// The name under which a specification is written.
+pub fn name_of(spec: &impl serde::Serialize) -> Result<String, serde_json::Error> {
+    Ok(serde_json::to_value(spec)?["name"].as_str().unwrap_or_default().to_owned())
+}
+
 /// Whether a loss takes a distance: margins of angles need a similarity, balls of a radius a distance.
 pub fn takes(spec: &LossSpec, distance: &dyn Distance) -> bool {
     match spec {
