@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::tensor::{
     Draw, check_pivot, constant_var, dot, host, parameter, require, rows, shift, softplus_inverse,
-    squared_norm,
+    squared_norm, widened,
 };
 use crate::{Domain, Error, Generator, Parameter, Result};
 
@@ -273,8 +273,10 @@ impl Generator for Separable {
         self.check("Separable::centered", "pivot", pivot)?;
         self.check("Separable::centered", "x", x)?;
         let shift = shift(x, pivot)?; // [n, d]
-        let u = ((pivot - self.middle)? * (1.0 / self.half))?.t()?; // [d, 1]
-        let z0 = (u.broadcast_as(self.slope.shape())? * self.slope.as_tensor() + self.knee.as_tensor())?; // [d, k]
+        // In f64 on the CPU: far from the origin w·u and b cancel, and all rows share what is left.
+        let (w, b) = (widened(&self.slope)?, widened(&self.knee)?);
+        let u = ((widened(pivot)? - self.middle)? * (1.0 / self.half))?.t()?; // [d, 1]
+        let z0 = ((w.broadcast_mul(&u)? + b)?).to_dtype(x.dtype())?; // [d, k]
         let (value, slope) = dml_kernels::separable_units(&shift, &self.scale()?, &z0, &self.heights()?)?;
         let value = (value + (squared_norm(&shift)? * (0.5 * self.curvature))?)?;
         Ok((value, (slope + (shift * self.curvature)?)?))

@@ -8,8 +8,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use phi::{
-    Activation, DeepDivergenceConfig, EmpiricalBregmanConfig, Generator, IcnnConfig, Parameter, SeparableConfig,
-    Spec,
+    Activation, DeepDivergenceConfig, EmpiricalBregmanConfig, Generator, IcnnConfig, Parameter,
+    SeparableConfig, Spec,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -37,7 +37,9 @@ pub fn bend(activation: Activation, a: f64, b: f64) -> f64 {
                 let series = 0.5 + delta * rest / 6.0 + delta * delta * fourth / 24.0;
                 return slope * (1.0 - slope) * delta * delta * series;
             }
-            let rise = if delta > 30.0 { value(activation, a) - value(activation, b) } else {
+            let rise = if delta > 30.0 {
+                value(activation, a) - value(activation, b)
+            } else {
                 (slope * delta.exp_m1()).ln_1p()
             };
             rise - slope * delta
@@ -90,7 +92,12 @@ struct Network {
 }
 
 impl Network {
-    fn new(parameters: &[Parameter], prefix: &str, layers: usize, activation: Activation) -> TestResult<Self> {
+    fn new(
+        parameters: &[Parameter],
+        prefix: &str,
+        layers: usize,
+        activation: Activation,
+    ) -> TestResult<Self> {
         let named = |letter: &str, l: usize| read(parameters, &format!("{prefix}{letter}{l}"));
         let positive = |values: Vec<f64>| values.into_iter().map(softplus).collect::<Vec<_>>();
         Ok(Self {
@@ -156,29 +163,32 @@ impl Network {
 /// D(x ‖ y) of generators made of units, pair by pair.
 pub fn divergence(spec: &Spec, phi: &dyn Generator) -> TestResult<Box<dyn Fn(&[f64], &[f64]) -> f64>> {
     let parameters = phi.parameters();
-    let squares = |c: f64, x: &[f64], y: &[f64]| {
-        0.5 * c * x.iter().zip(y).map(|(x, y)| (x - y).powi(2)).sum::<f64>()
-    };
+    let squares =
+        |c: f64, x: &[f64], y: &[f64]| 0.5 * c * x.iter().zip(y).map(|(x, y)| (x - y).powi(2)).sum::<f64>();
     Ok(match spec {
         Spec::Separable(config) => separable(&parameters, "", config)?,
         Spec::Icnn(config) => {
-            let (network, c) = (Network::new(&parameters, "", config.widths.len(), config.activation)?, config.curvature);
+            let (network, c) =
+                (Network::new(&parameters, "", config.widths.len(), config.activation)?, config.curvature);
             Box::new(move |x, y| network.divergence(x, y) + squares(c, x, y))
         }
         Spec::EmpiricalBregman(config) => {
-            let (first, second) = (config.separable.clone().ok_or("no part")?, config.icnn.clone().ok_or("no part")?);
+            let (first, second) =
+                (config.separable.clone().ok_or("no part")?, config.icnn.clone().ok_or("no part")?);
             let units = separable(&parameters, "separable.", &first)?;
             let network = Network::new(&parameters, "icnn.", second.widths.len(), second.activation)?;
             let c = config.curvature + second.curvature;
             Box::new(move |x, y| units(x, y) + network.divergence(x, y) + squares(c, x, y))
         }
         Spec::DeepDivergence(config) => {
-            let net = |k| Network::new(&parameters, &format!("net{k}."), config.widths.len(), config.activation);
+            let net =
+                |k| Network::new(&parameters, &format!("net{k}."), config.widths.len(), config.activation);
             let nets: Vec<Network> = (0..config.subnetworks).map(net).collect::<TestResult<_>>()?;
             let c = config.curvature;
             Box::new(move |x, y| {
                 let scores = |x: &[f64]| nets.iter().map(|net| net.value(x)).collect::<Vec<_>>();
-                let winner = |s: &[f64]| (0..s.len()).fold(0, |best, k| if s[k] > s[best] { k } else { best });
+                let winner =
+                    |s: &[f64]| (0..s.len()).fold(0, |best, k| if s[k] > s[best] { k } else { best });
                 let (at_x, at_y) = (scores(x), winner(&scores(y)));
                 at_x[winner(&at_x)] - at_x[at_y] + nets[at_y].divergence(x, y) + squares(c, x, y)
             })
@@ -244,7 +254,8 @@ pub fn saturate(phi: &dyn Generator, how_far: f64, at: f64, steepness: f64, seed
         Ok(p.var.set(&values.to_dtype(p.var.dtype())?)?)
     };
     let dim = phi.dim().ok_or("no dimension")?;
-    let prefixes: Vec<String> = parameters.iter().filter_map(|p| p.name.strip_suffix("W0").map(str::to_owned)).collect();
+    let prefixes: Vec<String> =
+        parameters.iter().filter_map(|p| p.name.strip_suffix("W0").map(str::to_owned)).collect();
     if let Some(prefix) = parameters.iter().find_map(|p| p.name.strip_suffix('w').map(str::to_owned)) {
         let count = read(&parameters, &format!("{prefix}w"))?.len();
         let mut slopes: Vec<f64> = Vec::new();
