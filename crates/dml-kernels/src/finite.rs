@@ -35,6 +35,55 @@ pub fn first_not_finite(x: &Tensor) -> Result<Option<(usize, f64)>> {
     })
 }
 
+/// The largest |entry|; `None` where an entry is infinite or not a number, 0 where there is none.
+///
+/// # Errors
+/// When candle fails.
+/// # Examples
+/// ```
+/// # use {candle_core::{Device, Tensor}, dml_kernels::largest_magnitude};
+/// assert_eq!(largest_magnitude(&Tensor::new(&[1f32, -2.], &Device::Cpu)?)?, Some(2.0));
+/// assert_eq!(largest_magnitude(&Tensor::new(&[1f32, f32::NAN], &Device::Cpu)?)?, None);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn largest_magnitude(x: &Tensor) -> Result<Option<f64>> {
+    if !on_cpu(x) {
+        if first_not_finite(x)?.is_some() {
+            return Ok(None);
+        }
+        let largest = x.detach().abs()?.max_all()?.to_dtype(DType::F64)?;
+        return Ok(Some(largest.to_device(&Device::Cpu)?.to_scalar::<f64>()?));
+    }
+    with_real!(x.dtype(), "largest_magnitude", T => {
+        with_slice::<T, _>("largest_magnitude", &x.detach(), |x| Ok(largest(x).map(Real::to_f64)))
+    })
+}
+
+vectorized! {
+    fn largest<T: Real>(x: &[T]) -> Option<T> {
+        const LANES: usize = 16;
+        let (mut most, mut fine) = ([T::ZERO; LANES], [true; LANES]);
+        let chunks = x.chunks_exact(LANES);
+        let mut rest = T::ZERO;
+        let mut rest_fine = true;
+        for &v in chunks.remainder() {
+            rest = rest.max(v.abs());
+            rest_fine &= v * T::ZERO == T::ZERO;
+        }
+        for chunk in chunks {
+            for l in 0..LANES {
+                most[l] = most[l].max(chunk[l].abs());
+                fine[l] &= chunk[l] * T::ZERO == T::ZERO; // not of NaN and infinity
+            }
+        }
+        for l in 0..LANES {
+            rest = rest.max(most[l]);
+            rest_fine &= fine[l];
+        }
+        rest_fine.then_some(rest)
+    }
+}
+
 fn find<T: Real>(x: &[T]) -> Option<usize> {
     const BLOCK: usize = 4096;
     let block = x.chunks(BLOCK).position(|block| !all_finite(block))?;
