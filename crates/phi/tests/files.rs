@@ -85,6 +85,44 @@ fn broken_files_are_named_with_what_is_wrong() -> Result<()> {
     Ok(())
 }
 
+/// Any byte may be another: an error that names the file, or a generator that can be used.
+#[test]
+fn no_byte_of_a_file_breaks_more_than_the_file() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("phi.safetensors");
+    let (spec, phi) = small_icnn(1)?;
+    phi::save(&*phi, &spec, &path)?;
+    let whole = fs::read(&path)?;
+    let x = Tensor::new(&[[0.1f32, 0.2]], &Device::Cpu)?;
+    for at in 0..whole.len() {
+        for byte in [0, 0xff, whole[at] ^ 1, b'9', b'-'] {
+            let mut bytes = whole.clone();
+            bytes[at] = byte;
+            fs::write(&path, bytes)?;
+            match phi::load(&path, &Device::Cpu) {
+                Ok(phi) => drop(phi.value(&x)?),
+                Err(error) => {
+                    let message = error.to_string();
+                    assert!(message.starts_with(&format!("{}: ", path.display())), "byte {at}: {message}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_header_that_describes_no_generator_is_named_with_its_file() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("phi.safetensors");
+    let header = r#"{"spec": {"kind": "p_norm", "p": 7.0}, "dim": 2, "dtype": "f32"}"#;
+    let none: Vec<(String, Tensor)> = Vec::new();
+    fs::write(&path, safetensors::serialize(none, Some([("phi".to_owned(), header.to_owned())].into()))?)?;
+    let want = "its header describes no generator: PNorm: `p` is 7.0, expected a number with 1 < p ≤ 2";
+    assert_eq!(why(&path)?, want);
+    Ok(())
+}
+
 #[test]
 fn parameters_that_do_not_fit_change_nothing() -> Result<()> {
     let folder = tempfile::tempdir()?;
