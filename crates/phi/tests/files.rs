@@ -206,3 +206,17 @@ fn configurations_that_make_no_sense_are_named() {
     assert!(message(r#"{"kind": "icnn", "width": 3}"#).contains("unknown field `width`"));
     assert!(message(r#"{"kind": "cnn"}"#).contains("unknown variant `cnn`"));
 }
+
+/// Numbers of a spec come back as they are, not as their neighbour.
+#[test]
+fn numbers_of_a_spec_come_back_bit_for_bit() -> Result<()> {
+    let mut bits = 0x9e37_79b9_7f4a_7c15u64;
+    for _ in 0..1000 {
+        bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let scale = f64::from_bits(0x3ff0_0000_0000_0000 | bits >> 12) - 0.999;
+        let spec = Spec::Scaled { scale, inner: Box::new(Spec::SquaredEuclidean) };
+        let text = serde_json::to_string(&spec)?;
+        assert_eq!(serde_json::from_str::<Spec>(&text)?, spec, "{text}");
+    }
+    Ok(())
+}
