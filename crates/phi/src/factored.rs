@@ -84,7 +84,7 @@ pub(crate) fn factors_of(phi: &dyn Generator, x: &Tensor, pivot: &Tensor) -> Res
 }
 
 /// How far each score lies behind the largest of its row: `[n, k]` → `[n, k]`, 0 at the winner and below elsewhere.
-fn behind(scores: &Tensor) -> Result<Tensor> {
+pub(crate) fn behind(scores: &Tensor) -> Result<Tensor> {
     let best = scores.detach().argmax_keepdim(D::Minus1)?; // [n, 1]
     // `gather` and not `max`, whose gradient candle gives to every one of several that tie.
     Ok(scores.broadcast_sub(&scores.contiguous()?.gather(&best, 1)?)?)

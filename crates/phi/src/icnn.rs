@@ -204,6 +204,11 @@ impl Icnn {
         self.activation
     }
 
+    /// ε.
+    pub(crate) fn curvature(&self) -> f64 {
+        self.curvature
+    }
+
     /// Units of each hidden layer.
     pub fn widths(&self) -> Vec<usize> {
         let first = std::iter::once(&self.first_bias);
@@ -211,14 +216,55 @@ impl Icnn {
     }
 
     fn positive(&self) -> Result<Positive> {
-        let hidden: candle_core::Result<_> =
-            self.layers.iter().map(|l| dml_kernels::softplus(l.hidden.as_tensor())).collect();
-        Ok(Positive { hidden: hidden?, top: dml_kernels::softplus(self.top.as_tensor())? })
+        self.positive_in(self.top.dtype())
+    }
+
+    fn positive_in(&self, dtype: DType) -> Result<Positive> {
+        let softplus = |v: &Var| dml_kernels::softplus(&v.to_dtype(dtype)?);
+        let hidden: candle_core::Result<_> = self.layers.iter().map(|l| softplus(&l.hidden)).collect();
+        Ok(Positive { hidden: hidden?, top: softplus(&self.top)? })
     }
 
     /// Input weights of layer l.
     fn input(&self, l: usize) -> &Tensor {
         if l == 0 { self.first_weight.as_tensor() } else { self.layers[l - 1].input.as_tensor() }
+    }
+
+    /// [`value`](Generator::value) and [`centered`](Generator::centered) in the dtype of `x` and `pivot`, which may be
+    /// wider than that of the parameters.
+    pub(crate) fn value_and_centered_in(
+        &self,
+        x: &Tensor,
+        pivot: &Tensor,
+    ) -> Result<(Tensor, (Tensor, Tensor))> {
+        let dtype = x.dtype();
+        let positive = self.positive_in(dtype)?;
+        let (_, h) = self.forward(x, &positive)?;
+        let value = (dot(&h, &positive.top)? + self.quadratic(x)?)?;
+        Ok((value, self.around(x, pivot)?))
+    }
+
+    /// The network as an operation around a pivot, in the dtype of `x`.
+    fn around(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
+        let dtype = x.dtype();
+        let each = |vars: &mut dyn Iterator<Item = &Var>| -> Result<Vec<Tensor>> {
+            Ok(vars.map(|v| v.to_dtype(dtype)).collect::<candle_core::Result<_>>()?)
+        };
+        let input =
+            each(&mut std::iter::once(&self.first_weight).chain(self.layers.iter().map(|l| &l.input)))?;
+        let bias = each(&mut std::iter::once(&self.first_bias).chain(self.layers.iter().map(|l| &l.bias)))?;
+        let hidden = each(&mut self.layers.iter().map(|l| &l.hidden))?;
+        let rest = each(&mut [&self.top, &self.slope, &self.offset].into_iter())?;
+        let network = ConvexNetwork {
+            input: input.iter().collect(),
+            bias: bias.iter().collect(),
+            hidden: hidden.iter().collect(),
+            top: &rest[0],
+            affine: rest[1..].iter().collect(),
+            activation: self.activation.into(),
+            curvature: self.curvature,
+        };
+        Ok(convex_network(x, pivot, &network)?)
     }
 
     fn forward(&self, x: &Tensor, positive: &Positive) -> Result<(Vec<Tensor>, Tensor)> {
@@ -248,7 +294,8 @@ impl Icnn {
 
     /// ⟨w_L, x⟩ + b_L + ε/2‖x‖².
     fn quadratic(&self, x: &Tensor) -> Result<Tensor> {
-        let affine = dot(x, &self.slope)?.broadcast_add(&self.offset)?;
+        let (slope, offset) = (self.slope.to_dtype(x.dtype())?, self.offset.to_dtype(x.dtype())?);
+        let affine = dot(x, &slope)?.broadcast_add(&offset)?;
         if self.curvature == 0.0 {
             return Ok(affine);
         }
@@ -293,18 +340,7 @@ impl Generator for Icnn {
         check_pivot("Icnn::centered", x, pivot)?;
         self.check("Icnn::centered", "pivot", pivot)?;
         self.check("Icnn::centered", "x", x)?;
-        let inputs = std::iter::once(&self.first_weight).chain(self.layers.iter().map(|l| &l.input));
-        let biases = std::iter::once(&self.first_bias).chain(self.layers.iter().map(|l| &l.bias));
-        let network = ConvexNetwork {
-            input: inputs.map(|w| w.as_tensor()).collect(),
-            bias: biases.map(|b| b.as_tensor()).collect(),
-            hidden: self.layers.iter().map(|l| l.hidden.as_tensor()).collect(),
-            top: self.top.as_tensor(),
-            affine: vec![self.slope.as_tensor(), self.offset.as_tensor()],
-            activation: self.activation.into(),
-            curvature: self.curvature,
-        };
-        Ok(convex_network(x, pivot, &network)?)
+        self.around(x, pivot)
     }
 
     fn dim(&self) -> Option<usize> {
