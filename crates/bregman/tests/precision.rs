@@ -189,7 +189,8 @@ fn f32_keeps_four_digits_of_the_median() -> TestResult {
 #[test]
 fn what_no_number_can_hold_is_zero() -> TestResult {
     let d = 8;
-    for (name, spec) in saturated::with_units(0.0) {
+    let without = saturated::with_units(0.0).into_iter();
+    for (name, spec) in without.chain(saturated::with_units(1e-60)) {
         if name == "icnn_squareplus" || name == "deep_divergence" {
             continue; // the one falls off like |z|⁻³ only, the other has pieces
         }
@@ -209,8 +210,12 @@ fn what_no_number_can_hold_is_zero() -> TestResult {
 #[test]
 fn saturated_units_keep_four_digits_of_the_median() -> TestResult {
     let mut failures = Vec::new();
-    for d in [1, 4, 16, 64] {
-        for (name, spec) in saturated::with_units(0.0) {
+    for d in [1, 4, 32] {
+        // Without c in f64, with next to none in f32: the units alone must do.
+        let without = saturated::with_units(0.0).into_iter();
+        let deep = "deep_divergence"; // has pieces, which differ by far more than they bend
+        let with_little = saturated::with_units(1e-30).into_iter().filter(|(name, _)| *name != deep);
+        for (name, spec) in without.chain(with_little) {
             for (seed, how_far) in [(1, 6.0), (12, 12.0), (21, 25.0)] {
                 for side in [1.0, -1.0] {
                     for &shift in shifts(Domain::Reals) {
@@ -219,7 +224,7 @@ fn saturated_units_keep_four_digits_of_the_median() -> TestResult {
                         saturated::saturate(&*phi, side * how_far, shift, 0.5, seed)?;
                         let named = Named { name, spec: spec.clone(), smooth: true, phi };
                         let pair = narrow_and_wide(named, d)?;
-                        failures.extend(check_at(&what, &spec, &pair, shift, (48, d, seed))?);
+                        failures.extend(check_at(&what, &spec, &pair, shift, (32, d, seed))?);
                     }
                 }
             }
@@ -229,14 +234,32 @@ fn saturated_units_keep_four_digits_of_the_median() -> TestResult {
     Ok(())
 }
 
-/// The generators with units as they are built and pushed, without their quadratic part. Far from the data their
-/// divergences span ten powers of ten, and then the pivot form keeps the digits of the largest.
+/// The generators with units as they are built and pushed, without their quadratic part: far from the knees their
+/// divergences span ten powers of ten.
 #[test]
-fn units_alone_keep_the_digits_of_the_largest() -> TestResult {
+fn units_alone_keep_four_digits_of_the_median() -> TestResult {
+    let mut failures = Vec::new();
+    for d in [2, 16] {
+        for (seed, (name, spec)) in (1..).zip(saturated::with_units(0.0)) {
+            let phi = spec.build(d, seed, DType::F64, &Device::Cpu)?;
+            phi::testing::push_far(&*phi, !seed)?;
+            failures.extend(check(Named { name, spec, smooth: true, phi }, (64, d, seed))?);
+        }
+    }
+    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+    Ok(())
+}
+
+/// The pivot form of the same in f32, which it has beside a small quadratic part: the digits of the largest.
+#[test]
+fn a_small_quadratic_part_leaves_the_digits_of_the_largest() -> TestResult {
     // A unit at z has the digits that z has: ε·|z| of eᶻ, here with |z| up to 60.
     const OF_LARGEST: f64 = 1e-5;
     for d in [2, 16] {
-        for (seed, (name, spec)) in (1..).zip(saturated::with_units(0.0)) {
+        for (seed, (name, spec)) in (1..).zip(saturated::with_units(1e-20)) {
+            if name == "deep_divergence" {
+                continue; // its largest divergences are those between pieces
+            }
             let phi = spec.build(d, seed, DType::F64, &Device::Cpu)?;
             phi::testing::push_far(&*phi, !seed)?;
             let (narrow, wide) = narrow_and_wide(Named { name, spec: spec.clone(), smooth: true, phi }, d)?;

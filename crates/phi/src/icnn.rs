@@ -13,8 +13,9 @@ use candle_core::{DType, Device, Tensor, Var};
 use dml_kernels::{ConvexNetwork, convex_network, matmul};
 use serde::{Deserialize, Serialize};
 
-use crate::tensor::{affine, check_pivot, dot, parameter, require, rows, squared_norm};
-use crate::{Activation, Domain, Error, Generator, Parameter, Result};
+use crate::factored::around_pivot;
+use crate::tensor::{affine, check_pivot, dot, parameter, require, rows, squared_norm, widened};
+use crate::{Activation, Domain, Error, Factored, Factors, Generator, Parameter, Result};
 
 /// The shape of an [`Icnn`] and how it starts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -245,7 +246,7 @@ impl Icnn {
     }
 
     /// The network as an operation around a pivot, in the dtype of `x`.
-    fn around(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
+    pub(crate) fn around(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
         let dtype = x.dtype();
         let each = |vars: &mut dyn Iterator<Item = &Var>| -> Result<Vec<Tensor>> {
             Ok(vars.map(|v| v.to_dtype(dtype)).collect::<candle_core::Result<_>>()?)
@@ -343,6 +344,11 @@ impl Generator for Icnn {
         self.around(x, pivot)
     }
 
+    /// Without ε.
+    fn factored(&self) -> Option<&dyn Factored> {
+        (self.curvature == 0.0).then_some(self)
+    }
+
     fn dim(&self) -> Option<usize> {
         Some(self.slope.elem_count())
     }
@@ -363,6 +369,14 @@ impl Generator for Icnn {
         all.push(Parameter::new(format!("w{last}"), &self.slope));
         all.push(Parameter::new(format!("b{last}"), &self.offset));
         all
+    }
+}
+
+impl Factored for Icnn {
+    /// Those of the pivot, on the CPU in f64.
+    fn factors(&self, x: &Tensor, pivot: &Tensor) -> Result<Factors> {
+        let (x, pivot) = (widened(x)?, widened(pivot)?);
+        around_pivot(&x, &pivot, self.around(&x, &pivot)?)
     }
 }
 
