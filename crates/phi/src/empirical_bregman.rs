@@ -20,7 +20,8 @@ pub struct EmpiricalBregmanConfig {
     pub separable: Option<SeparableConfig>,
     /// The network, `None` to leave it out. Default: 2 × 128 softplus units, no curvature of its own.
     pub icnn: Option<IcnnConfig>,
-    /// c ≥ 0 of the common c/2‖x‖². Default 0.1.
+    /// c ≥ 0 of the common c/2‖x‖². Default 0.1. Where it and the parts' own are 0 the divergence has no least size,
+    /// and is computed in f64 on the CPU.
     pub curvature: f64,
 }
 

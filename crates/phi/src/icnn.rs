@@ -26,7 +26,8 @@ pub struct IcnnConfig {
     /// The convex, increasing activation s. Default softplus.
     pub activation: Activation,
     /// ε ≥ 0 of the term ε/2‖x‖², the modulus of strong convexity. Default 0.1: any ε > 0 makes
-    /// D(x ‖ y) = 0 only for x = y, and a small one leaves the learned part its say.
+    /// D(x ‖ y) = 0 only for x = y, and a small one leaves the learned part its say. Without it the divergence has no
+    /// least size, and is computed in f64 on the CPU.
     pub curvature: f64,
     /// The root mean square of the coordinates the network will see, 1/√d for embeddings of length 1. The
     /// first layer is scaled by it, so that units start where the activation bends. Default 1.

@@ -23,8 +23,8 @@ use crate::{Domain, Error, Factored, Factors, Generator, Parameter, Result};
 pub struct SeparableConfig {
     /// Softplus units a coordinate. Default 16.
     pub units: usize,
-    /// c ≥ 0 of the term c/2‖x‖², the modulus of strong convexity. Default 0.1; 0 works as well, 10
-    /// costs accuracy.
+    /// c ≥ 0 of the term c/2‖x‖², the modulus of strong convexity. Default 0.1; 10 costs accuracy. 0 works as
+    /// well: the divergence then has no least size, and is computed in f64 on the CPU.
     pub curvature: f64,
     /// The range (lo, hi) of the coordinates in the data, over which the knees start evenly spread. Default
     /// (−1, 1), for which u = x. [`over`](Self::over) takes it from data.
