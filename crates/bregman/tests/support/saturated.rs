@@ -80,6 +80,9 @@ fn plus(a: Vec<f64>, b: &[f64]) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| a + b).collect()
 }
 
+/// D(x ‖ y) of two points.
+pub type Divergence = Box<dyn Fn(&[f64], &[f64]) -> f64>;
+
 /// An input-convex network on the host.
 struct Network {
     activation: Activation,
@@ -161,7 +164,7 @@ impl Network {
 }
 
 /// D(x ‖ y) of generators made of units, pair by pair.
-pub fn divergence(spec: &Spec, phi: &dyn Generator) -> TestResult<Box<dyn Fn(&[f64], &[f64]) -> f64>> {
+pub fn divergence(spec: &Spec, phi: &dyn Generator) -> TestResult<Divergence> {
     let parameters = phi.parameters();
     let squares =
         |c: f64, x: &[f64], y: &[f64]| 0.5 * c * x.iter().zip(y).map(|(x, y)| (x - y).powi(2)).sum::<f64>();
@@ -197,11 +200,7 @@ pub fn divergence(spec: &Spec, phi: &dyn Generator) -> TestResult<Box<dyn Fn(&[f
     })
 }
 
-fn separable(
-    parameters: &[Parameter],
-    prefix: &str,
-    config: &SeparableConfig,
-) -> TestResult<Box<dyn Fn(&[f64], &[f64]) -> f64>> {
+fn separable(parameters: &[Parameter], prefix: &str, config: &SeparableConfig) -> TestResult<Divergence> {
     let named = |name: &str| read(parameters, &format!("{prefix}{name}"));
     let (w, b, a) = (named("w")?, named("b")?, named("a")?);
     let &SeparableConfig { units, curvature, range: (lo, hi), .. } = config;
