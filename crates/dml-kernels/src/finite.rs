@@ -62,25 +62,25 @@ pub fn largest_magnitude(x: &Tensor) -> Result<Option<f64>> {
 vectorized! {
     fn largest<T: Real>(x: &[T]) -> Option<T> {
         const LANES: usize = 16;
-        let (mut most, mut fine) = ([T::ZERO; LANES], [true; LANES]);
+        // Beside the largest a sum that stays 0 unless an entry is NaN or infinite.
+        let (mut most, mut zeros) = ([T::ZERO; LANES], [T::ZERO; LANES]);
         let chunks = x.chunks_exact(LANES);
-        let mut rest = T::ZERO;
-        let mut rest_fine = true;
+        let (mut largest, mut zero) = (T::ZERO, T::ZERO);
         for &v in chunks.remainder() {
-            rest = rest.max(v.abs());
-            rest_fine &= v * T::ZERO == T::ZERO;
+            largest = largest.max(v.abs());
+            zero += v * T::ZERO;
         }
         for chunk in chunks {
             for l in 0..LANES {
                 most[l] = most[l].max(chunk[l].abs());
-                fine[l] &= chunk[l] * T::ZERO == T::ZERO; // not of NaN and infinity
+                zeros[l] += chunk[l] * T::ZERO;
             }
         }
         for l in 0..LANES {
-            rest = rest.max(most[l]);
-            rest_fine &= fine[l];
+            largest = largest.max(most[l]);
+            zero += zeros[l];
         }
-        rest_fine.then_some(rest)
+        (zero == T::ZERO).then_some(largest)
     }
 }
 
@@ -98,5 +98,27 @@ vectorized! {
             fine &= v * T::ZERO == T::ZERO; // not of NaN and infinity
         }
         fine
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_of_any_number_of_entries() -> Result<()> {
+        for n in [0, 1, 15, 16, 17, 100] {
+            let values: Vec<f32> = (0..n).map(|i| if i % 2 == 0 { i as f32 } else { -(i as f32) }).collect();
+            let of = |values: &[f32]| largest_magnitude(&Tensor::new(values, &Device::Cpu)?);
+            assert_eq!(of(&values)?, Some((n as f64 - 1.0).max(0.0)), "{n}");
+            for i in 0..n {
+                for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    let mut values = values.clone();
+                    values[i] = broken;
+                    assert_eq!(of(&values)?, None, "{broken} at {i} of {n}");
+                }
+            }
+        }
+        Ok(())
     }
 }
