@@ -12,7 +12,7 @@ use crate::{
     clamp::clamp,
     error::{check_partner, check_points},
     factored::Pair,
-    pivot::{Evaluated, mean_of},
+    pivot::{Evaluated, check_finite, mean_of},
 };
 
 /// All-pairs divergences, `out[i][j]` = D_φ(x_i ‖ y_j).
@@ -30,7 +30,7 @@ use crate::{
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) and kin when the tensors do not fit each other;
 /// [`phi::Error::Domain`] names the first row outside the domain;
-/// [`Error::NotFinite`](crate::Error::NotFinite) the first where φ overflows.
+/// [`Error::NotFinite`](crate::Error::NotFinite) the first where φ or D overflows.
 /// # Source
 /// Banerjee et al. 2005 \[banerjee2005\], Definition 1.
 /// # Examples
@@ -44,7 +44,9 @@ pub fn all_pairs(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> 
     check_points("all_pairs", "x", phi, x)?;
     if x.id() == y.id() {
         if let Some(pair) = Pair::new("all_pairs", phi, x, x)? {
-            return clamp(&pair.all_pairs()?.to_dtype(x.dtype())?, true);
+            let divergences = pair.all_pairs()?.to_dtype(x.dtype())?;
+            check_finite("all_pairs", "x", "D", &divergences)?;
+            return clamp(&divergences, true);
         }
         let pivot = mean_of(phi, &[x])?;
         let points = Evaluated::new("all_pairs", "x", phi, x, &pivot)?;
@@ -53,7 +55,9 @@ pub fn all_pairs(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> 
     check_partner("all_pairs", "y", x, y, false)?;
     check_points("all_pairs", "y", phi, y)?;
     if let Some(pair) = Pair::new("all_pairs", phi, x, y)? {
-        return clamp(&pair.all_pairs()?.to_dtype(x.dtype())?, false);
+        let divergences = pair.all_pairs()?.to_dtype(x.dtype())?;
+        check_finite("all_pairs", "x", "D", &divergences)?;
+        return clamp(&divergences, false);
     }
     let pivot = mean_of(phi, &[x, y])?;
     let first = Evaluated::new("all_pairs", "x", phi, x, &pivot)?;

@@ -113,5 +113,7 @@ fn shares(op: &'static str, x: &Tensor, weights: Option<&Tensor>) -> Result<Tens
         let (got, expected) = ("0, as all others".to_owned(), "one weight above 0 at least".to_owned());
         return Err(Error::Entry { op, arg: "weights", index: 0, got, expected });
     }
+    // By the largest first: the sum of weights next to the largest number overflows.
+    let row = row.broadcast_div(&row.detach().max_keepdim(1)?)?;
     Ok(row.broadcast_div(&row.sum_keepdim(1)?)?)
 }

@@ -92,6 +92,7 @@ impl Dual {
         if !self.ignore_closed_form
             && let Some(point) = phi.grad_conjugate(g)?
         {
+            check_finite(op, "g", "∇φ*", &point)?;
             return Ok(Solution {
                 point,
                 report: Report { closed_form: true, iterations: 0, residual: 0.0 },
@@ -172,7 +173,9 @@ pub fn grad_conjugate(phi: &dyn Generator, g: &Tensor) -> Result<Tensor> {
 /// ```
 pub fn conjugate(phi: &dyn Generator, g: &Tensor) -> Result<Tensor> {
     let x = grad_conjugate(phi, g)?;
-    Ok(((g * &x)?.sum(D::Minus1)? - phi.value(&x)?)?)
+    let value = ((g * &x)?.sum(D::Minus1)? - phi.value(&x)?)?;
+    check_finite("conjugate", "g", "φ*", &value)?;
+    Ok(value)
 }
 
 /// Row-wise divergences of the dual, `out[i]` = D_φ*(a_i ‖ b_i) = D_φ(∇φ*(b_i) ‖ ∇φ*(a_i)).

@@ -46,7 +46,7 @@ pub enum Error {
         /// The device of its partner.
         expected: String,
     },
-    /// φ or ∇φ overflowed although the point lies in the domain.
+    /// φ, ∇φ or what is made of them overflowed although the point lies in the domain.
     #[error(
         "{op}: {what} is not finite at row {row} of `{arg}`; scale the points down, move them away from the \
          border of the domain, or compute in f64"
@@ -56,7 +56,7 @@ pub enum Error {
         op: &'static str,
         /// Its argument.
         arg: &'static str,
-        /// `φ` or `∇φ`.
+        /// `φ`, `∇φ`, `D` and their like.
         what: &'static str,
         /// The first row where it overflowed.
         row: usize,

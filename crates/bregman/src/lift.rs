@@ -18,7 +18,7 @@ use crate::{
     error::{check_partner, check_points},
     factored::factors,
     mean_pivot,
-    pivot::Evaluated,
+    pivot::{Evaluated, check_finite},
 };
 
 /// Vectors of d+1 numbers whose inner products rank as the divergence does.
@@ -122,7 +122,9 @@ impl<'a> Lift<'a> {
     pub fn divergences(&self, q: &Tensor, g: &Tensor) -> Result<Tensor> {
         let (q, offset) = self.queries_and_offset(q)?; // [n, d+1], [n]
         let scores = matmul(&q, &self.gallery(g)?.t()?)?; // [n, m]
-        clamp(&offset.unsqueeze(1)?.broadcast_sub(&scores)?.to_dtype(g.dtype())?, false)
+        let divergences = offset.unsqueeze(1)?.broadcast_sub(&scores)?.to_dtype(g.dtype())?;
+        check_finite("Lift::divergences", "q", "D", &divergences)?;
+        clamp(&divergences, false)
     }
 
     /// The generator's own factors for points on `side`, where it has some.

@@ -8,7 +8,7 @@ use crate::{
     clamp::clamp,
     error::{check_partner, check_points},
     factored::Pair,
-    pivot::{Evaluated, mean_of},
+    pivot::{Evaluated, check_finite, mean_of},
 };
 
 /// Row-wise divergences, `out[i]` = D_φ(x_i ‖ y_i).
@@ -35,11 +35,15 @@ pub fn paired(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     check_partner("paired", "y", x, y, true)?;
     check_points("paired", "y", phi, y)?;
     if let Some(pair) = Pair::new("paired", phi, x, y)? {
-        return clamp(&pair.paired()?.to_dtype(x.dtype())?, false);
+        let divergences = pair.paired()?.to_dtype(x.dtype())?;
+        check_finite("paired", "x", "D", &divergences)?;
+        return clamp(&divergences, false);
     }
     let pivot = mean_of(phi, &[x, y])?;
     let first = Evaluated::new("paired", "x", phi, x, &pivot)?;
     let second = Evaluated::new("paired", "y", phi, y, &pivot)?;
     let slope = (second.grad * (x - y)?)?.sum(D::Minus1)?; // [n]
-    clamp(&((first.value - second.value)? - slope)?, false)
+    let divergences = ((first.value - second.value)? - slope)?;
+    check_finite("paired", "x", "D", &divergences)?;
+    clamp(&divergences, false)
 }

@@ -6,8 +6,10 @@
 //! divergences themselves, however far from the origin the points lie. Where divergences are of very different sizes
 //! that is not enough, and the generator brings factors of its own: see `factored.rs`.
 
-use candle_core::{D, Tensor};
-use dml_kernels::{add_row, cross_divergences, first_not_finite, row_dot, self_divergences, sum_leading};
+use candle_core::{D, DType, Tensor};
+use dml_kernels::{
+    add_row, cross_divergences, first_not_finite, largest_magnitude, row_dot, self_divergences, sum_leading,
+};
 use phi::{Domain, Generator};
 
 use crate::{Error, Result, error::check_points};
@@ -41,11 +43,11 @@ pub(crate) fn mean_of(phi: &dyn Generator, parts: &[&Tensor]) -> Result<Tensor> 
     }
     let sum = sum.ok_or_else(|| candle_core::Error::Msg("mean of no points".to_owned()))?;
     let mean = into_domain(phi.domain(), &(sum * (1.0 / rows as f64))?.unsqueeze(0)?)?; // [1, d]
-    // Any point of the domain will do. The mean of coordinates next to the smallest positive number can round to 0.
-    match phi.domain() {
-        Domain::Reals => Ok(mean),
-        domain if domain.check("mean_pivot", "mean", &mean).is_ok() => Ok(mean),
-        _ => Ok(parts[0].detach().narrow(0, 0, 1)?.contiguous()?),
+    // Any point of the domain will do. The mean of coordinates next to the smallest positive number can round to 0,
+    // and the sum of those next to the largest overflows.
+    match phi.domain().check("mean_pivot", "mean", &mean) {
+        Ok(()) => Ok(mean),
+        Err(_) => Ok(parts[0].detach().narrow(0, 0, 1)?.contiguous()?),
     }
 }
 
@@ -66,6 +68,10 @@ pub(crate) struct Evaluated {
     pub value: Tensor,
     /// ∇φ_μ(x), `[n, d]`.
     pub grad: Tensor,
+    /// The largest |entry| of each of them.
+    largest: [f64; 3],
+    /// The function called and its argument, for errors.
+    source: (&'static str, &'static str),
 }
 
 impl Evaluated {
@@ -78,10 +84,11 @@ impl Evaluated {
         pivot: &Tensor,
     ) -> Result<Self> {
         let (value, grad) = phi.centered(x, pivot)?; // [n], [n, d]
-        check_finite(op, arg, "φ", &value)?;
-        check_finite(op, arg, "∇φ", &grad)?;
+        let of_value = largest_of(op, arg, "φ", &value)?;
+        let of_grad = largest_of(op, arg, "∇φ", &grad)?;
         let shifted = add_row(x, &pivot.squeeze(0)?.neg()?)?;
-        Ok(Self { shifted, value, grad })
+        let of_shift = largest_of(op, arg, "x − μ", &shifted)?;
+        Ok(Self { shifted, value, grad, largest: [of_shift, of_value, of_grad], source: (op, arg) })
     }
 
     /// ⟨∇φ_μ(x), x − μ⟩, `[n]`.
@@ -92,13 +99,40 @@ impl Evaluated {
     /// D(self_i ‖ other_j), `[n, m]`, no entry below 0.
     pub fn divergences(&self, other: &Self) -> Result<Tensor> {
         let offset = (other.tangent()? - &other.value)?; // [m]
-        Ok(cross_divergences(&self.shifted, &self.value, &other.grad, &offset)?)
+        let divergences = cross_divergences(&self.shifted, &self.value, &other.grad, &offset)?;
+        self.check_sums(other, &divergences)?;
+        Ok(divergences)
     }
 
     /// D(self_i ‖ self_j), `[n, n]`, no entry below 0 and a diagonal of zeros.
     pub fn divergences_within(&self) -> Result<Tensor> {
-        Ok(self_divergences(&self.shifted, &self.value, &self.grad)?)
+        let divergences = self_divergences(&self.shifted, &self.value, &self.grad)?;
+        self.check_sums(self, &divergences)?;
+        Ok(divergences)
     }
+
+    /// An error where sums of finite terms overflowed. The matrix is looked at only where they can.
+    fn check_sums(&self, other: &Self, divergences: &Tensor) -> Result<()> {
+        let ([shift, value, _], [at, offset, slope]) = (self.largest, other.largest);
+        let d = self.shifted.dims()[1] as f64;
+        let range = if divergences.dtype() == DType::F32 { f64::from(f32::MAX) } else { f64::MAX };
+        // Each term on its own scale, so that the bound does not overflow in its turn.
+        let bound = value / range + offset / range + (slope / range) * d * (shift + at);
+        if bound < 0.125 {
+            return Ok(());
+        }
+        let (op, arg) = self.source;
+        check_finite(op, arg, "D", divergences)
+    }
+}
+
+/// The largest |entry| of `values`, or the error of [`check_finite`].
+fn largest_of(op: &'static str, arg: &'static str, what: &'static str, values: &Tensor) -> Result<f64> {
+    if let Some(largest) = largest_magnitude(values)? {
+        return Ok(largest);
+    }
+    check_finite(op, arg, what, values)?;
+    Ok(f64::INFINITY)
 }
 
 /// An error that names the first row where `values` (`[n]` or `[n, d]`) overflowed.

@@ -18,7 +18,7 @@ use crate::{
     clamp::clamp,
     error::{check_float, check_partner, check_points},
     paired,
-    pivot::{Evaluated, into_domain, mean_of},
+    pivot::{Evaluated, check_finite, into_domain, mean_of},
     right_centroid,
 };
 
@@ -120,7 +120,9 @@ pub fn expected_divergence(phi: &dyn Generator, p: &Tensor, q: &Tensor) -> Resul
     let constant = (second.tangent()? - &second.value)?.mean_all()?;
     let cross = right_centroid(&first.shifted, None)? * right_centroid(&second.grad, None)?; // [1, d]
     let expected = ((first.value.mean_all()? + constant)? - cross?.sum_all()?)?;
-    Ok(clamp(&expected.reshape(1)?, false)?.reshape(())?)
+    let expected = expected.reshape(1)?;
+    check_finite(op, "p", "D", &expected)?;
+    Ok(clamp(&expected, false)?.reshape(())?)
 }
 
 /// Row by row the deep divergence of sets: `out[i]` = max_k P_ik − P_i,κ(Q_i) with κ(Q_i) = argmax_k Q_ik.

@@ -36,11 +36,11 @@ const MIDPOINT_BLOCK: usize = 1 << 22;
 pub fn jeffreys(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     check("jeffreys", phi, x, y, true)?;
     if let Some(pair) = Pair::new("jeffreys", phi, x, y)? {
-        return clamp(&pair.jeffreys()?.to_dtype(x.dtype())?, false);
+        return finite("jeffreys", pair.jeffreys()?.to_dtype(x.dtype())?, false);
     }
     let (first, second) = evaluate("jeffreys", phi, x, y)?;
     let slope = (first.grad - second.grad)?; // [n, d]
-    clamp(&(slope * (x - y)?)?.sum(D::Minus1)?, false)
+    finite("jeffreys", (slope * (x - y)?)?.sum(D::Minus1)?, false)
 }
 
 /// All-pairs Jeffreys divergences, `out[i][j]` = D_φ(x_i ‖ y_j) + D_φ(y_j ‖ x_i).
@@ -65,7 +65,8 @@ pub fn jeffreys(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> {
 pub fn jeffreys_all_pairs(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     check("jeffreys_all_pairs", phi, x, y, false)?;
     if let Some(pair) = Pair::new("jeffreys_all_pairs", phi, x, y)? {
-        return clamp(&pair.jeffreys_all_pairs()?.to_dtype(x.dtype())?, x.id() == y.id());
+        let divergences = pair.jeffreys_all_pairs()?.to_dtype(x.dtype())?;
+        return finite("jeffreys_all_pairs", divergences, x.id() == y.id());
     }
     let (first, second) = evaluate("jeffreys_all_pairs", phi, x, y)?;
     let ones = |e: &Evaluated| e.value.ones_like().map(|t| t.detach().unsqueeze(1));
@@ -87,7 +88,7 @@ pub fn jeffreys_all_pairs(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result
         ],
         1,
     )?; // [m, 2d+2]
-    clamp(&matmul(&left, &right.t()?)?, x.id() == y.id())
+    finite("jeffreys_all_pairs", matmul(&left, &right.t()?)?, x.id() == y.id())
 }
 
 /// Row-wise Jensen–Bregman divergences, `out[i]` = ½φ(x_i) + ½φ(y_i) − φ(½x_i + ½y_i).
@@ -158,6 +159,12 @@ fn check(op: &'static str, phi: &dyn Generator, x: &Tensor, y: &Tensor, same_row
     check_points(op, "x", phi, x)?;
     check_partner(op, "y", x, y, same_rows)?;
     check_points(op, "y", phi, y)
+}
+
+/// The clamped divergences, or an error that names the first row where one overflowed.
+fn finite(op: &'static str, divergences: Tensor, zero_diagonal: bool) -> Result<Tensor> {
+    check_finite(op, "x", "D", &divergences)?;
+    clamp(&divergences, zero_diagonal)
 }
 
 fn value_at(

@@ -10,6 +10,8 @@ use phi::{
 
 #[path = "support/oracle.rs"]
 mod oracle;
+#[path = "support/saturated.rs"]
+mod saturated;
 use oracle::*;
 
 /// Of the largest entry of each gradient.
@@ -142,6 +144,44 @@ fn the_diagonal_and_clamped_entries_have_no_gradient() -> TestResult {
             let Some(grad) = grads.get(&var) else { continue };
             let largest = grad.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>()?;
             assert_eq!(largest, 0.0, "{name}: {what}");
+        }
+    }
+    Ok(())
+}
+
+/// Where every unit is far to one side of its knee the loss is made of what φ lacks of being affine.
+#[test]
+fn of_saturated_units() -> TestResult {
+    // Without c in f64, with next to none in f32.
+    for (name, spec) in saturated::with_units(0.0).into_iter().chain(saturated::with_units(1e-30)) {
+        for side in [1.0, -1.0] {
+            let (d, how_far) = (3, 6.0);
+            let what = format!("{name}, {} beyond", side * how_far);
+            let wide = spec.build(d, 2, DType::F64, &Device::Cpu)?;
+            saturated::saturate(&*wide, side * how_far, 0.0, 0.5, 14)?;
+            let (narrow, wide) =
+                narrow_and_wide(Named { name, spec: spec.clone(), smooth: true, phi: wide }, d)?;
+            let loss = |phi: &dyn Generator, e: &Tensor| -> candle_core::Result<Tensor> {
+                // D² rather than D: its gradient is different for each pair.
+                (all_pairs(phi, e, e).map_err(candle)? * how_far.exp())?.sqr()?.sum_all()
+            };
+            let e = Var::from_tensor(&rows(&*wide, 5, 6, d)?.to_dtype(DType::F32)?.to_dtype(DType::F64)?)?;
+            check(&what, &vars(&*wide, &[("embeddings", &e)]), ALL, || loss(&*wide, &e))?;
+            // And f32 has the digits of f64.
+            let single = Var::from_tensor(&e.to_dtype(DType::F32)?)?;
+            let (exact, got) = (loss(&*wide, &e)?.backward()?, loss(&*narrow, &single)?.backward()?);
+            let pairs = vars(&*wide, &[("embeddings", &e)]).into_iter();
+            for ((name, wide), (_, narrow)) in pairs.zip(vars(&*narrow, &[("embeddings", &single)])) {
+                let Some(exact) = exact.get(&wide) else { continue };
+                let got = got.get(&narrow).ok_or(format!("{what}: {name} has no gradient"))?;
+                let largest = |t: &Tensor| t.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>();
+                let error = largest(&(got.to_dtype(DType::F64)? - exact)?)?;
+                let share = error / largest(exact)?.max(f64::MIN_POSITIVE);
+                assert!(
+                    share < 1e-4,
+                    "{what}: the gradient of {name} is off by {share:e} of its largest entry"
+                );
+            }
         }
     }
     Ok(())

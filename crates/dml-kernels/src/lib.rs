@@ -58,7 +58,7 @@ pub use conv2d::{Conv2dConfig, conv2d, conv2d_max_pool2d};
 pub use convex_network::{ConvexActivation, ConvexNetwork, convex_network};
 pub use dispatch::natively;
 pub use divergences::{cross_divergences, self_divergences};
-pub use finite::first_not_finite;
+pub use finite::{first_not_finite, largest_magnitude};
 pub use gradient::{Gradient, clipping_scale, squared_norm};
 pub use hardest::{Classes, Closer, Hardest, hardest};
 pub use layer_norm::layer_norm;

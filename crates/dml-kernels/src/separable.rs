@@ -4,7 +4,9 @@
 //!
 //! value_ij += a·(softplus(z) − softplus(z₀) − σ(z₀)·s·δ),  slope_ij += a·s·(σ(z) − σ(z₀)),
 //!
-//! its own divergence from the pivot and the derivative of that. A unit costs an exponential, a logarithm and a
+//! its own divergence from the pivot and the derivative of that. Neither changes when s and z₀ change their signs, for
+//! softplus(z) − z = softplus(−z) and no divergence notices the affine z. So units right of their knee, where
+//! softplus(z) is z and next to nothing besides, are taken mirrored, and that nothing keeps its digits. A unit costs an exponential, a logarithm and a
 //! quotient in either pass; backward recomputes them, which is faster than reading them back from memory.
 
 use candle_core::backend::BackendStorage;
@@ -47,14 +49,16 @@ pub fn separable_units(
         return Ok((both.get(0)?.sum(D::Minus1)?, both.get(1)?));
     }
     let flat = |t: &Tensor| t.reshape((1, d * k));
+    let sign = at_pivot.detach().gt(0.0)?.to_dtype(at_pivot.dtype())?.affine(-2.0, 1.0)?; // −1 mirrors
+    let (scale, at_pivot) = ((scale * &sign)?, (at_pivot * &sign)?);
     let beside = shift.unsqueeze(2)?.broadcast_as((n, d, k))?.reshape((n, d * k))?;
-    let delta = beside.broadcast_mul(&flat(scale)?)?;
-    let (z0, height) = (flat(at_pivot)?, flat(height)?);
+    let delta = beside.broadcast_mul(&flat(&scale)?)?;
+    let (z0, height) = (flat(&at_pivot)?, flat(height)?);
     let slope0 = sigmoid(&z0)?;
     let bend = (softplus_increment(&z0, &delta)? - delta.broadcast_mul(&slope0)?)?;
     let value = bend.broadcast_mul(&height)?.sum(D::Minus1)?;
     let slope = sigmoid(&delta.broadcast_add(&z0)?)?.broadcast_sub(&slope0)?;
-    let weight = (height * flat(scale)?)?;
+    let weight = (height * flat(&scale)?)?;
     Ok((value, slope.broadcast_mul(&weight)?.reshape((n, d, k))?.sum(D::Minus1)?))
 }
 
@@ -69,12 +73,11 @@ impl Units {
     /// The units of coordinate j.
     fn coordinate<T: Real>(&self, units: &[T], j: usize) -> impl Iterator<Item = Unit<T>> {
         let part = |p: usize| units[(p * self.d + j) * self.k..][..self.k].iter().copied();
-        part(0).zip(part(1)).zip(part(2)).map(|((scale, at_pivot), height)| Unit {
-            scale,
-            at_pivot,
-            height,
-            slope0: sigmoid_of(at_pivot),
-            above0: above_kink(at_pivot),
+        part(0).zip(part(1)).zip(part(2)).map(|((scale, at_pivot), height)| {
+            let sign = if at_pivot > T::ZERO { -T::ONE } else { T::ONE };
+            let (scale, at_pivot) = (sign * scale, sign * at_pivot);
+            let (slope0, above0) = (sigmoid_of(at_pivot), above_kink(at_pivot));
+            Unit { sign, scale, at_pivot, height, slope0, above0 }
         })
     }
 
@@ -133,8 +136,8 @@ impl Units {
             let mut terms = [(); 3].map(|()| vec![T::ZERO; n]);
             for (at, unit) in self.coordinate(units, j).enumerate() {
                 unit_backward(&unit, &rows, to_shift, &mut terms);
-                for (p, terms) in terms.iter().enumerate() {
-                    to_units[p * k + at] = lane_sum(terms);
+                for ((p, terms), sign) in terms.iter().enumerate().zip([unit.sign, unit.sign, T::ONE]) {
+                    to_units[p * k + at] = sign * lane_sum(terms);
                 }
             }
             // `to_shift` holds ∂slope/∂δ so far.
@@ -163,8 +166,9 @@ pub(crate) struct Rows<T> {
     grad_slope: Vec<T>,
 }
 
-/// One unit, with what all rows share: σ(z₀) and log(1 + e^−|z₀|).
+/// One unit with z₀ ≤ 0, mirrored if need be, and what all rows share: σ(z₀) and log(1 + e^−|z₀|).
 pub(crate) struct Unit<T> {
+    sign: T, // −1 where s and z₀ are those of the mirrored unit
     scale: T,
     at_pivot: T,
     height: T,
@@ -177,7 +181,7 @@ pub(crate) struct Unit<T> {
 vectorized! {
     /// Adds the unit's values and slopes at all shifts.
     fn add_unit<T: Real>(unit: &Unit<T>, shift: &[T], values: &mut [T], slopes: &mut [T]) {
-        let Unit { scale, at_pivot, height, slope0, above0 } = *unit;
+        let Unit { scale, at_pivot, height, slope0, above0, .. } = *unit;
         for ((value, slope), &delta) in values.iter_mut().zip(slopes).zip(shift) {
             let step = scale * delta;
             *value += height * (increment_of(at_pivot, above0, step) - slope0 * step);
@@ -189,7 +193,7 @@ vectorized! {
 vectorized! {
     /// Adds ∂slope/∂δ of each row to `curvature`, and sets each row's terms of the gradients of s, z₀ and a.
     fn unit_backward<T: Real>(unit: &Unit<T>, rows: &Rows<T>, curvature: &mut [T], terms: &mut [Vec<T>; 3]) {
-        let Unit { scale: s, at_pivot: z0, height: a, slope0: s0, above0 } = *unit;
+        let Unit { scale: s, at_pivot: z0, height: a, slope0: s0, above0, .. } = *unit;
         let bend0 = s0 * (T::ONE - s0);
         let [to_scale, to_pivot, to_height] = terms;
         let inputs = rows.shift.iter().zip(&rows.grad_value).zip(&rows.grad_slope);

@@ -25,7 +25,10 @@ pub fn sigmoid(z: &Tensor) -> Result<Tensor> {
     if on_cpu(z) {
         return z.contiguous()?.apply_op1(Sigmoid);
     }
-    (z.neg()?.exp()? + 1.0)?.recip()
+    // e^−|z|, for e^−z would overflow, and its gradient then be no number.
+    let above = z.detach().ge(0.0)?.to_dtype(z.dtype())?;
+    let e = z.abs()?.neg()?.exp()?;
+    (&e * above.affine(-1.0, 1.0)?)?.add(&above)? / (e + 1.0)?
 }
 
 /// softplus(z₀ + δ) − softplus(z₀) without cancellation, however large z₀ is:

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use common::{assert_close, assert_gradients, clear_of_kink, normal, weigh};
 use dml_kernels::{
     Activation, AdamW, Conv2dConfig, adamw_step, avg_pool2d, conv2d, global_avg_pool2d, l2_normalize, linear,
-    max_pool2d, separable_units, sigmoid, softplus, softplus_increment,
+    max_pool2d, natively, separable_units, sigmoid, softplus, softplus_increment,
 };
 use proptest::prelude::*;
 
@@ -180,6 +180,46 @@ fn increments_survive_a_large_pivot() {
     let first = |t: &Tensor| t.narrow(0, 0, 1).unwrap();
     assert_close("small steps", &first(&got), &first(&want), 1e-7);
     assert_close("large steps", &got, &want, 1e-6);
+}
+
+/// Beside a saturated pivot what a unit bends is next to nothing, and has its digits on either side of the knee.
+#[test]
+fn saturated_units_keep_their_digits() {
+    let shift = Tensor::new(&[[0.5f32], [-1.25], [2.0]], &Device::Cpu).unwrap();
+    let one = |v: f32| Tensor::new(&[[v]], &Device::Cpu).unwrap();
+    for z0 in [20f32, -20.0, 60.0, -60.0] {
+        let (value, slope) = separable_units(&shift, &one(1.0), &one(z0), &one(1.0)).unwrap();
+        let (value, slope) =
+            (value.to_vec1::<f32>().unwrap(), slope.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        for (i, delta) in [0.5f64, -1.25, 2.0].into_iter().enumerate() {
+            // eᶻ left of the knee, and e⁻ᶻ right of it.
+            let side = if z0 > 0.0 { -1.0 } else { 1.0 };
+            let (tail, step) = (-f64::from(z0).abs(), side * delta);
+            let want = (tail.exp() * (step.exp_m1() - step), side * tail.exp() * step.exp_m1());
+            assert!(
+                (f64::from(value[i]) / want.0 - 1.0).abs() < 1e-5,
+                "{z0} + {delta}: {} for {}",
+                value[i],
+                want.0
+            );
+            assert!(
+                (f64::from(slope[i]) / want.1 - 1.0).abs() < 1e-5,
+                "{z0} + {delta}: {} for {}",
+                slope[i],
+                want.1
+            );
+        }
+    }
+}
+
+#[test]
+fn candles_sigmoid_has_a_gradient_at_any_distance() {
+    let z = Var::new(&[-1000f32, -90.0, -1.0, 0.0, 1.0, 90.0, 1000.0], &Device::Cpu).unwrap();
+    let sum = natively(|| sigmoid(&z)).unwrap().sum_all().unwrap();
+    let gradient = sum.backward().unwrap().get(&z).unwrap().to_vec1::<f32>().unwrap();
+    for (got, want) in gradient.into_iter().zip([0.0, 0.0, 0.196_611_93, 0.25, 0.196_611_93, 0.0, 0.0]) {
+        assert!((got - want).abs() < 1e-6, "{got} for {want}");
+    }
 }
 
 /// Two steps by hand, in f64.

@@ -6,6 +6,8 @@
 //! Such a generator knows other factors, in which what is small in D is small:
 //!
 //! - max_k s_k: D(x ‖ y) = ⟨s(x) − max s(x), −e_κ(y)⟩, κ(y) the winner at y, exactly 0 within a piece;
+//! - sums of softplus units and networks of them: the pivot form itself, in f64. Far from the knees their divergences
+//!   grow by a power of ten every few steps, and a quadratic part, which would be the least that D is, is missing;
 //! - log Σ exp s: D(x ‖ y) = KL(p(y) ‖ p(x)) = ⟨[ℓ(x), 1], [−p(y), ⟨p(y), ℓ(y)⟩]⟩, ℓ the log-softmax.
 
 use candle_core::{D, DType, Tensor};
@@ -72,8 +74,13 @@ pub(crate) fn factors_of(phi: &dyn Generator, x: &Tensor, pivot: &Tensor) -> Res
     }
     let dtype = phi.parameters().first().map_or(x.dtype(), |p| p.var.dtype());
     let (x, pivot) = (x.to_dtype(dtype)?, pivot.to_dtype(dtype)?);
-    let (value, grad) = phi.centered(&x, &pivot)?; // [n], [n, d]
-    let shift = shift(&x, &pivot)?;
+    let centered = phi.centered(&x, &pivot)?; // [n], [n, d]
+    around_pivot(&x, &pivot, centered)
+}
+
+/// The factors of the pivot form: `x` `[n, d]`, `pivot` `[1, d]`, φ_μ and ∇φ_μ at the rows of `x`.
+pub(crate) fn around_pivot(x: &Tensor, pivot: &Tensor, (value, grad): (Tensor, Tensor)) -> Result<Factors> {
+    let shift = shift(x, pivot)?;
     let constant = ((&grad * &shift)?.sum(D::Minus1)? - &value)?.unsqueeze(1)?;
     let value = value.unsqueeze(1)?;
     let one = value.ones_like()?.detach();
@@ -84,7 +91,7 @@ pub(crate) fn factors_of(phi: &dyn Generator, x: &Tensor, pivot: &Tensor) -> Res
 }
 
 /// How far each score lies behind the largest of its row: `[n, k]` → `[n, k]`, 0 at the winner and below elsewhere.
-fn behind(scores: &Tensor) -> Result<Tensor> {
+pub(crate) fn behind(scores: &Tensor) -> Result<Tensor> {
     let best = scores.detach().argmax_keepdim(D::Minus1)?; // [n, 1]
     // `gather` and not `max`, whose gradient candle gives to every one of several that tie.
     Ok(scores.broadcast_sub(&scores.contiguous()?.gather(&best, 1)?)?)

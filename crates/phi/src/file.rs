@@ -98,7 +98,11 @@ pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Box<dyn Generator
             ),
         ));
     }
-    let phi = header.spec.build(dim, 0, dtype, device)?;
+    let phi = header.spec.build(dim, 0, dtype, device);
+    let phi = phi.map_err(|e| match e {
+        Error::Candle(_) => e,
+        other => file(path, format!("its header describes no generator: {other}")),
+    })?;
     fill(&*phi, path, &bytes)?;
     Ok(phi)
 }

@@ -13,8 +13,9 @@ use candle_core::{DType, Device, Tensor, Var};
 use dml_kernels::{ConvexNetwork, convex_network, matmul};
 use serde::{Deserialize, Serialize};
 
-use crate::tensor::{affine, check_pivot, dot, parameter, require, rows, squared_norm};
-use crate::{Activation, Domain, Error, Generator, Parameter, Result};
+use crate::factored::around_pivot;
+use crate::tensor::{affine, check_pivot, dot, parameter, require, rows, squared_norm, widened};
+use crate::{Activation, Domain, Error, Factored, Factors, Generator, Parameter, Result};
 
 /// The shape of an [`Icnn`] and how it starts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +26,8 @@ pub struct IcnnConfig {
     /// The convex, increasing activation s. Default softplus.
     pub activation: Activation,
     /// ε ≥ 0 of the term ε/2‖x‖², the modulus of strong convexity. Default 0.1: any ε > 0 makes
-    /// D(x ‖ y) = 0 only for x = y, and a small one leaves the learned part its say.
+    /// D(x ‖ y) = 0 only for x = y, and a small one leaves the learned part its say. Without it the divergence has no
+    /// least size, and is computed in f64 on the CPU.
     pub curvature: f64,
     /// The root mean square of the coordinates the network will see, 1/√d for embeddings of length 1. The
     /// first layer is scaled by it, so that units start where the activation bends. Default 1.
@@ -204,6 +206,11 @@ impl Icnn {
         self.activation
     }
 
+    /// ε.
+    pub(crate) fn curvature(&self) -> f64 {
+        self.curvature
+    }
+
     /// Units of each hidden layer.
     pub fn widths(&self) -> Vec<usize> {
         let first = std::iter::once(&self.first_bias);
@@ -211,14 +218,55 @@ impl Icnn {
     }
 
     fn positive(&self) -> Result<Positive> {
-        let hidden: candle_core::Result<_> =
-            self.layers.iter().map(|l| dml_kernels::softplus(l.hidden.as_tensor())).collect();
-        Ok(Positive { hidden: hidden?, top: dml_kernels::softplus(self.top.as_tensor())? })
+        self.positive_in(self.top.dtype())
+    }
+
+    fn positive_in(&self, dtype: DType) -> Result<Positive> {
+        let softplus = |v: &Var| dml_kernels::softplus(&v.to_dtype(dtype)?);
+        let hidden: candle_core::Result<_> = self.layers.iter().map(|l| softplus(&l.hidden)).collect();
+        Ok(Positive { hidden: hidden?, top: softplus(&self.top)? })
     }
 
     /// Input weights of layer l.
     fn input(&self, l: usize) -> &Tensor {
         if l == 0 { self.first_weight.as_tensor() } else { self.layers[l - 1].input.as_tensor() }
+    }
+
+    /// [`value`](Generator::value) and [`centered`](Generator::centered) in the dtype of `x` and `pivot`, which may be
+    /// wider than that of the parameters.
+    pub(crate) fn value_and_centered_in(
+        &self,
+        x: &Tensor,
+        pivot: &Tensor,
+    ) -> Result<(Tensor, (Tensor, Tensor))> {
+        let dtype = x.dtype();
+        let positive = self.positive_in(dtype)?;
+        let (_, h) = self.forward(x, &positive)?;
+        let value = (dot(&h, &positive.top)? + self.quadratic(x)?)?;
+        Ok((value, self.around(x, pivot)?))
+    }
+
+    /// The network as an operation around a pivot, in the dtype of `x`.
+    pub(crate) fn around(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
+        let dtype = x.dtype();
+        let each = |vars: &mut dyn Iterator<Item = &Var>| -> Result<Vec<Tensor>> {
+            Ok(vars.map(|v| v.to_dtype(dtype)).collect::<candle_core::Result<_>>()?)
+        };
+        let input =
+            each(&mut std::iter::once(&self.first_weight).chain(self.layers.iter().map(|l| &l.input)))?;
+        let bias = each(&mut std::iter::once(&self.first_bias).chain(self.layers.iter().map(|l| &l.bias)))?;
+        let hidden = each(&mut self.layers.iter().map(|l| &l.hidden))?;
+        let rest = each(&mut [&self.top, &self.slope, &self.offset].into_iter())?;
+        let network = ConvexNetwork {
+            input: input.iter().collect(),
+            bias: bias.iter().collect(),
+            hidden: hidden.iter().collect(),
+            top: &rest[0],
+            affine: rest[1..].iter().collect(),
+            activation: self.activation.into(),
+            curvature: self.curvature,
+        };
+        Ok(convex_network(x, pivot, &network)?)
     }
 
     fn forward(&self, x: &Tensor, positive: &Positive) -> Result<(Vec<Tensor>, Tensor)> {
@@ -248,7 +296,8 @@ impl Icnn {
 
     /// ⟨w_L, x⟩ + b_L + ε/2‖x‖².
     fn quadratic(&self, x: &Tensor) -> Result<Tensor> {
-        let affine = dot(x, &self.slope)?.broadcast_add(&self.offset)?;
+        let (slope, offset) = (self.slope.to_dtype(x.dtype())?, self.offset.to_dtype(x.dtype())?);
+        let affine = dot(x, &slope)?.broadcast_add(&offset)?;
         if self.curvature == 0.0 {
             return Ok(affine);
         }
@@ -293,18 +342,12 @@ impl Generator for Icnn {
         check_pivot("Icnn::centered", x, pivot)?;
         self.check("Icnn::centered", "pivot", pivot)?;
         self.check("Icnn::centered", "x", x)?;
-        let inputs = std::iter::once(&self.first_weight).chain(self.layers.iter().map(|l| &l.input));
-        let biases = std::iter::once(&self.first_bias).chain(self.layers.iter().map(|l| &l.bias));
-        let network = ConvexNetwork {
-            input: inputs.map(|w| w.as_tensor()).collect(),
-            bias: biases.map(|b| b.as_tensor()).collect(),
-            hidden: self.layers.iter().map(|l| l.hidden.as_tensor()).collect(),
-            top: self.top.as_tensor(),
-            affine: vec![self.slope.as_tensor(), self.offset.as_tensor()],
-            activation: self.activation.into(),
-            curvature: self.curvature,
-        };
-        Ok(convex_network(x, pivot, &network)?)
+        self.around(x, pivot)
+    }
+
+    /// Without ε.
+    fn factored(&self) -> Option<&dyn Factored> {
+        (self.curvature == 0.0).then_some(self)
     }
 
     fn dim(&self) -> Option<usize> {
@@ -327,6 +370,14 @@ impl Generator for Icnn {
         all.push(Parameter::new(format!("w{last}"), &self.slope));
         all.push(Parameter::new(format!("b{last}"), &self.offset));
         all
+    }
+}
+
+impl Factored for Icnn {
+    /// Those of the pivot, on the CPU in f64.
+    fn factors(&self, x: &Tensor, pivot: &Tensor) -> Result<Factors> {
+        let (x, pivot) = (widened(x)?, widened(pivot)?);
+        around_pivot(&x, &pivot, self.around(&x, &pivot)?)
     }
 }
 

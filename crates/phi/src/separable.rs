@@ -10,11 +10,12 @@ use std::collections::HashMap;
 use candle_core::{D, DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
+use crate::factored::around_pivot;
 use crate::tensor::{
     Draw, check_pivot, constant_var, dot, host, parameter, require, rows, shift, softplus_inverse,
-    squared_norm,
+    squared_norm, widened,
 };
-use crate::{Domain, Error, Generator, Parameter, Result};
+use crate::{Domain, Error, Factored, Factors, Generator, Parameter, Result};
 
 /// The shape of a [`Separable`] and how it starts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,8 +23,8 @@ use crate::{Domain, Error, Generator, Parameter, Result};
 pub struct SeparableConfig {
     /// Softplus units a coordinate. Default 16.
     pub units: usize,
-    /// c ≥ 0 of the term c/2‖x‖², the modulus of strong convexity. Default 0.1; 0 works as well, 10
-    /// costs accuracy.
+    /// c ≥ 0 of the term c/2‖x‖², the modulus of strong convexity. Default 0.1; 10 costs accuracy. 0 works as
+    /// well: the divergence then has no least size, and is computed in f64 on the CPU.
     pub curvature: f64,
     /// The range (lo, hi) of the coordinates in the data, over which the knees start evenly spread. Default
     /// (−1, 1), for which u = x. [`over`](Self::over) takes it from data.
@@ -231,18 +232,37 @@ impl Separable {
         })
     }
 
+    /// c.
+    pub(crate) fn curvature(&self) -> f64 {
+        self.curvature
+    }
+
     /// Units a coordinate.
     pub fn units(&self) -> usize {
         self.slope.dims()[1]
     }
 
-    fn heights(&self) -> Result<Tensor> {
-        Ok(dml_kernels::softplus(&self.height)?) // [d, k]
+    fn heights(&self, dtype: DType) -> Result<Tensor> {
+        Ok(dml_kernels::softplus(&self.height.to_dtype(dtype)?)?) // [d, k]
     }
 
     /// w/h, the slopes in units of x: `[d, k]`.
-    fn scale(&self) -> Result<Tensor> {
-        Ok((self.slope.as_tensor() * (1.0 / self.half))?)
+    fn scale(&self, dtype: DType) -> Result<Tensor> {
+        Ok((self.slope.to_dtype(dtype)? * (1.0 / self.half))?)
+    }
+
+    /// The units around a pivot, in the dtype of `x`, which may be wider than that of the parameters.
+    pub(crate) fn around(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
+        let dtype = x.dtype();
+        let shift = shift(x, pivot)?; // [n, d]
+        // In f64 on the CPU: far from the origin w·u and b cancel, and all rows share what is left.
+        let (w, b) = (widened(&self.slope)?, widened(&self.knee)?);
+        let u = ((widened(pivot)? - self.middle)? * (1.0 / self.half))?.t()?; // [d, 1]
+        let z0 = ((w.broadcast_mul(&u)? + b)?).to_dtype(dtype)?; // [d, k]
+        let (scale, heights) = (self.scale(dtype)?, self.heights(dtype)?);
+        let (value, slope) = dml_kernels::separable_units(&shift, &scale, &z0, &heights)?;
+        let value = (value + (squared_norm(&shift)? * (0.5 * self.curvature))?)?;
+        Ok((value, (slope + (shift * self.curvature)?)?))
     }
 }
 
@@ -254,7 +274,7 @@ impl Generator for Separable {
     /// The units' divergences from the middle m of the range, and their tangent there.
     fn value_and_grad(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         self.check(NAME, "x", x)?;
-        let (scale, heights) = (self.scale()?, self.heights()?);
+        let (scale, heights) = (self.scale(x.dtype())?, self.heights(x.dtype())?);
         let shift = (x - self.middle)?; // [n, d]
         let (bend, slope) = dml_kernels::separable_units(&shift, &scale, &self.knee, &heights)?;
         let at_middle = (dml_kernels::softplus(&self.knee)? * &heights)?.sum_all()?;
@@ -272,12 +292,12 @@ impl Generator for Separable {
         check_pivot("Separable::centered", x, pivot)?;
         self.check("Separable::centered", "pivot", pivot)?;
         self.check("Separable::centered", "x", x)?;
-        let shift = shift(x, pivot)?; // [n, d]
-        let u = ((pivot - self.middle)? * (1.0 / self.half))?.t()?; // [d, 1]
-        let z0 = (u.broadcast_as(self.slope.shape())? * self.slope.as_tensor() + self.knee.as_tensor())?; // [d, k]
-        let (value, slope) = dml_kernels::separable_units(&shift, &self.scale()?, &z0, &self.heights()?)?;
-        let value = (value + (squared_norm(&shift)? * (0.5 * self.curvature))?)?;
-        Ok((value, (slope + (shift * self.curvature)?)?))
+        self.around(x, pivot)
+    }
+
+    /// Without c.
+    fn factored(&self) -> Option<&dyn Factored> {
+        (self.curvature == 0.0).then_some(self)
     }
 
     fn dim(&self) -> Option<usize> {
@@ -294,6 +314,14 @@ impl Generator for Separable {
             Parameter::new("b", &self.knee),
             Parameter::new("a", &self.height),
         ]
+    }
+}
+
+impl Factored for Separable {
+    /// Those of the pivot, on the CPU in f64.
+    fn factors(&self, x: &Tensor, pivot: &Tensor) -> Result<Factors> {
+        let (x, pivot) = (widened(x)?, widened(pivot)?);
+        around_pivot(&x, &pivot, self.around(&x, &pivot)?)
     }
 }
 

@@ -85,6 +85,44 @@ fn broken_files_are_named_with_what_is_wrong() -> Result<()> {
     Ok(())
 }
 
+/// Any byte may be another: an error that names the file, or a generator that can be used.
+#[test]
+fn no_byte_of_a_file_breaks_more_than_the_file() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("phi.safetensors");
+    let (spec, phi) = small_icnn(1)?;
+    phi::save(&*phi, &spec, &path)?;
+    let whole = fs::read(&path)?;
+    let x = Tensor::new(&[[0.1f32, 0.2]], &Device::Cpu)?;
+    for at in 0..whole.len() {
+        for byte in [0, 0xff, whole[at] ^ 1, b'9', b'-'] {
+            let mut bytes = whole.clone();
+            bytes[at] = byte;
+            fs::write(&path, bytes)?;
+            match phi::load(&path, &Device::Cpu) {
+                Ok(phi) => drop(phi.value(&x)?),
+                Err(error) => {
+                    let message = error.to_string();
+                    assert!(message.starts_with(&format!("{}: ", path.display())), "byte {at}: {message}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_header_that_describes_no_generator_is_named_with_its_file() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("phi.safetensors");
+    let header = r#"{"spec": {"kind": "p_norm", "p": 7.0}, "dim": 2, "dtype": "f32"}"#;
+    let none: Vec<(String, Tensor)> = Vec::new();
+    fs::write(&path, safetensors::serialize(none, Some([("phi".to_owned(), header.to_owned())].into()))?)?;
+    let want = "its header describes no generator: PNorm: `p` is 7.0, expected a number with 1 < p ≤ 2";
+    assert_eq!(why(&path)?, want);
+    Ok(())
+}
+
 #[test]
 fn parameters_that_do_not_fit_change_nothing() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -167,4 +205,18 @@ fn configurations_that_make_no_sense_are_named() {
     }
     assert!(message(r#"{"kind": "icnn", "width": 3}"#).contains("unknown field `width`"));
     assert!(message(r#"{"kind": "cnn"}"#).contains("unknown variant `cnn`"));
+}
+
+/// Numbers of a spec come back as they are, not as their neighbour.
+#[test]
+fn numbers_of_a_spec_come_back_bit_for_bit() -> Result<()> {
+    let mut bits = 0x9e37_79b9_7f4a_7c15u64;
+    for _ in 0..1000 {
+        bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let scale = f64::from_bits(0x3ff0_0000_0000_0000 | bits >> 12) - 0.999;
+        let spec = Spec::Scaled { scale, inner: Box::new(Spec::SquaredEuclidean) };
+        let text = serde_json::to_string(&spec)?;
+        assert_eq!(serde_json::from_str::<Spec>(&text)?, spec, "{text}");
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 //! p(x) = Σ_h π_h b(x) exp(−s·D_φ(x ‖ μ_h)) of the exponential family whose divergence D_φ is: Gaussian for ‖x‖²,
 //! Poisson for the negative entropy, exponential for Itakura–Saito.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use phi::Generator;
 use rand_chacha::ChaCha8Rng;
 
@@ -83,6 +83,10 @@ impl Mixture {
         let mut history: Vec<f64> = Vec::new();
         loop {
             let (responsibilities, log_likelihood) = self.expect(&points, &centroids, &shares)?;
+            if !log_likelihood.is_finite() {
+                let expected = "so small that no scale·D(x ‖ μ) overflows".to_owned();
+                return Err(Error::Config { op, field: "scale", got: self.scale.to_string(), expected });
+            }
             let settled = history.last().is_some_and(|last| log_likelihood - last <= self.tolerance);
             history.push(log_likelihood);
             if settled || history.len() == self.max_iterations {
@@ -100,13 +104,28 @@ impl Mixture {
     }
 
     /// p(h | x), `[n, k]`, and the mean log-likelihood.
+    ///
+    /// In f64 on the host, from how much farther than the nearest each mean is: what all have in common may be
+    /// larger than any exponent.
     fn expect(&self, points: &Points<'_>, centroids: &Tensor, shares: &[f64]) -> Result<(Tensor, f64)> {
-        let logits = (points.divergences(centroids)? * -self.scale)?; // [n, k]
-        let log_shares = points.column(shares.iter().map(|s| s.ln()).collect())?.t()?; // [1, k], −∞ for none
-        let logits = logits.broadcast_add(&log_shares)?;
-        let total = logits.log_sum_exp(1)?; // [n], the largest logit taken out first
-        let mean = to_host(&total)?.iter().sum::<f64>() / points.len() as f64;
-        Ok((logits.broadcast_sub(&total.unsqueeze(1)?)?.exp()?, mean))
+        let divergences = points.divergences(centroids)?; // [n, k]
+        let (mut p, mut sum) = (to_host(&divergences)?, 0.0);
+        for row in p.chunks_mut(self.k) {
+            let alive = row.iter().zip(shares).filter(|(_, share)| **share > 0.0);
+            let nearest = alive.map(|(d, _)| *d).fold(f64::INFINITY, f64::min);
+            for (p, share) in row.iter_mut().zip(shares) {
+                // A component without a share has no part in any point, however near it is.
+                *p = if *share > 0.0 { share.ln() - self.scale * (*p - nearest) } else { f64::NEG_INFINITY };
+            }
+            let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            row.iter_mut().for_each(|p| *p = (*p - top).exp());
+            let total: f64 = row.iter().sum();
+            row.iter_mut().for_each(|p| *p /= total);
+            sum += top + total.ln() - self.scale * nearest;
+        }
+        let p = Tensor::from_vec(p, divergences.shape(), &Device::Cpu)?;
+        let p = p.to_dtype(divergences.dtype())?.to_device(divergences.device())?;
+        Ok((p, sum / points.len() as f64))
     }
 }
 
@@ -128,7 +147,7 @@ fn maximize(points: &Points<'_>, responsibilities: &Tensor, old: &Tensor) -> Res
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{D, Device};
+    use candle_core::D;
     use phi::SquaredEuclidean;
     use rand_chacha::rand_core::SeedableRng;
 

@@ -22,11 +22,10 @@ use crate::softplus::sigmoid_of;
 pub(crate) struct Gradients<T> {
     input: Vec<Vec<T>>,  // Ẇ_l
     hidden: Vec<Vec<T>>, // Ṗ_l, l ≥ 1, at l − 1
-    delta: Vec<Vec<T>>,  // Σ δ̇_l
-    below: Vec<Vec<T>>,  // Σ e_l
+    delta: Vec<Vec<T>>,  // Σ δ̇_l − s′(z̄_l)∘e_l
     up: Vec<Vec<T>>,     // Σ u̇_l
     turn: Vec<Vec<T>>,   // Σ ρ_l∘u̇_l
-    rise: Vec<Vec<T>>,   // Σ g·r_l
+    bend: Vec<Vec<T>>,   // Σ g·(r_l − s′(z̄_l)∘δ_l)
     shift: Vec<T>,       // Σ g·x̃
 }
 
@@ -37,10 +36,9 @@ impl<T: Real> Gradients<T> {
             input: network.input.iter().map(|w| vec![T::ZERO; w.len()]).collect(),
             hidden: network.hidden.iter().map(|w| vec![T::ZERO; w.len()]).collect(),
             delta: a_layer(),
-            below: a_layer(),
             up: a_layer(),
             turn: a_layer(),
-            rise: a_layer(),
+            bend: a_layer(),
             shift: vec![T::ZERO; network.d],
         }
     }
@@ -53,10 +51,9 @@ impl<T: Real> Gradients<T> {
         add_all(&mut self.input, &other.input);
         add_all(&mut self.hidden, &other.hidden);
         add_all(&mut self.delta, &other.delta);
-        add_all(&mut self.below, &other.below);
         add_all(&mut self.up, &other.up);
         add_all(&mut self.turn, &other.turn);
-        add_all(&mut self.rise, &other.rise);
+        add_all(&mut self.bend, &other.bend);
         add(&mut self.shift, &other.shift);
         self
     }
@@ -88,7 +85,7 @@ impl<T: Real> Gradients<T> {
             }
             if l + 1 < layers {
                 carried = Buffer::stale(rows * k);
-                carry(&mut carried, &u, &block.slope[l]);
+                carry(&mut carried, &u, &block.growth[l], &pivot.slope[l]);
             }
             turns(&u, &block.growth[l], &mut self.up[l], &mut self.turn[l]);
             up.push(u);
@@ -97,11 +94,13 @@ impl<T: Real> Gradients<T> {
         let mut above: Buffer<T> = Buffer::stale(0); // δ̇_{l+1}
         for (l, mut delta) in up.into_iter().enumerate().rev() {
             let k = network.widths[l];
-            let sums = Sums { delta: &mut self.delta[l], below: &mut self.below[l], rise: &mut self.rise[l] };
+            let sums = Sums { delta: &mut self.delta[l], bend: &mut self.bend[l] };
             let layer = Layer {
-                slope: &block.slope[l],
-                rise: &block.rise[l],
+                bend: &block.bend[l],
                 growth: &block.growth[l],
+                z0: &pivot.z[l],
+                tail0: &pivot.tail[l],
+                slope0: &pivot.slope[l],
                 weight: &pivot.weight[l],
                 on_value,
             };
@@ -136,19 +135,20 @@ impl<T: Real> Gradients<T> {
     /// z̄_l = W_l μ + b_l + P_l h̄_{l−1} from the last to the first.
     pub(crate) fn finish(self, network: &Network<T>, pivot: &Pivot<T>) -> Vec<Vec<T>> {
         let layers = network.layers();
-        let Self { mut input, mut hidden, delta, below, up, turn, rise, shift } = self;
+        let Self { mut input, mut hidden, delta, up, turn, bend, shift } = self;
         let (mut to_slope, mut to_weight) = (Vec::with_capacity(layers), Vec::with_capacity(layers));
+        let mut rise: Vec<T> = Vec::new(); // Σ g·r_{l−1}
         for l in 0..layers {
             let k = network.widths[l];
             let mut on_delta = vec![T::ZERO; k]; // Σ g·δ_l
             product(&mut on_delta, &network.input[l], &shift);
             if l > 0 {
-                product(&mut on_delta, &network.hidden[l - 1], &rise[l - 1]);
+                product(&mut on_delta, &network.hidden[l - 1], &rise);
             }
             let (slope0, weight) = (&pivot.slope[l], &pivot.weight[l]);
+            rise = (0..k).map(|j| bend[l][j] + slope0[j] * on_delta[j]).collect();
             to_slope.push((0..k).map(|j| -weight[j] * (up[l][j] + on_delta[j])).collect::<Vec<T>>());
-            let of_weight = |j: usize| turn[l][j] + (rise[l][j] - slope0[j] * on_delta[j]);
-            to_weight.push((0..k).map(of_weight).collect::<Vec<T>>());
+            to_weight.push((0..k).map(|j| turn[l][j] + bend[l][j]).collect::<Vec<T>>());
         }
         for l in 1..layers {
             let mut to_through = vec![T::ZERO; network.widths[l]];
@@ -165,9 +165,8 @@ impl<T: Real> Gradients<T> {
             let slope0 = &pivot.slope[l];
             let to_z: Vec<T> = (0..network.widths[l])
                 .map(|j| {
-                    let bend = curvature_of(network.activation, slope0[j]);
-                    let rows = delta[l][j] - slope0[j] * below[l][j];
-                    rows + bend * to_slope[l][j] + on_h.get(j).map_or(T::ZERO, |&h| slope0[j] * h)
+                    let bend = curvature_of(network.activation, pivot.tail[l][j]);
+                    delta[l][j] + bend * to_slope[l][j] + on_h.get(j).map_or(T::ZERO, |&h| slope0[j] * h)
                 })
                 .collect();
             outer(&mut input[l], &to_z, &pivot.at);
@@ -210,9 +209,13 @@ vectorized! {
 }
 
 vectorized! {
-    fn carry<T: Real>(out: &mut [T], up: &[T], slope: &[T]) {
-        for ((o, &u), &s) in out.iter_mut().zip(up).zip(slope) {
-            *o = u * s;
+    fn carry<T: Real>(out: &mut [T], up: &[T], growth: &[T], slope0: &[T]) {
+        let k = slope0.len();
+        let rows = up.chunks_exact(k).zip(growth.chunks_exact(k));
+        for (out, (up, growth)) in out.chunks_exact_mut(k).zip(rows) {
+            for (((o, &u), &r), &s0) in out.iter_mut().zip(up).zip(growth).zip(slope0) {
+                *o = u * (s0 + r);
+            }
         }
     }
 }
@@ -255,18 +258,25 @@ vectorized! {
 
 /// What a layer gives its rows.
 pub(crate) struct Layer<'a, T> {
-    slope: &'a [T],
-    rise: &'a [T],
+    bend: &'a [T],
     growth: &'a [T],
+    z0: &'a [T],
+    tail0: &'a [T],
+    slope0: &'a [T],
     weight: &'a [T],
     on_value: &'a [T],
 }
 
-/// Σ δ̇, Σ e and Σ g·r of a layer.
+/// Σ δ̇ − s′(z̄)∘e and Σ g·(r − s′(z̄)∘δ) of a layer.
 pub(crate) struct Sums<'a, T> {
     delta: &'a mut [T],
-    below: &'a mut [T],
-    rise: &'a mut [T],
+    bend: &'a mut [T],
+}
+
+/// s″(z) from the growth of the slope: it has the digits of s′, or of 1 − s′ where the pivot lies right of the knee.
+#[inline(always)]
+fn curvature_at<T: Real>(activation: ConvexActivation, z0: T, tail0: T, growth: T) -> T {
+    curvature_of(activation, tail0 + if z0 > T::ZERO { -growth } else { growth })
 }
 
 vectorized! {
@@ -280,24 +290,22 @@ vectorized! {
         sums: Sums<'_, T>,
     ) {
         let k = layer.weight.len();
-        let weight = &layer.weight[..k];
-        let (to_delta, to_below, to_rise) =
-            (&mut sums.delta[..k], &mut sums.below[..k], &mut sums.rise[..k]);
+        let (weight, z0) = (&layer.weight[..k], &layer.z0[..k]);
+        let (tail0, slope0) = (&layer.tail0[..k], &layer.slope0[..k]);
+        let (to_delta, to_bend) = (&mut sums.delta[..k], &mut sums.bend[..k]);
         for (i, &g) in layer.on_value.iter().enumerate() {
-            let slope = &layer.slope[i * k..][..k];
-            let rise = &layer.rise[i * k..][..k];
+            let bend = &layer.bend[i * k..][..k];
             let growth = &layer.growth[i * k..][..k];
             let adjoint = &adjoint[i * k..][..k];
             let below = &below[i * k..][..k];
             let delta = &mut delta[i * k..][..k];
             for j in 0..k {
-                let (s, c, e) = (slope[j], weight[j], below[j]);
-                let bent = curvature_of(activation, s) * (c + adjoint[j]) * delta[j];
-                let v = bent + g * c * growth[j] + s * e;
-                delta[j] = v;
-                to_delta[j] += v;
-                to_below[j] += e;
-                to_rise[j] += g * rise[j];
+                let (r, c, e) = (growth[j], weight[j], below[j]);
+                let curvature = curvature_at(activation, z0[j], tail0[j], r);
+                let own = curvature * (c + adjoint[j]) * delta[j] + g * c * r + r * e;
+                delta[j] = own + slope0[j] * e;
+                to_delta[j] += own;
+                to_bend[j] += g * bend[j];
             }
         }
     }
@@ -312,19 +320,18 @@ vectorized! {
         sums: Sums<'_, T>,
     ) {
         let k = layer.weight.len();
-        let weight = &layer.weight[..k];
-        let (to_delta, to_rise) = (&mut sums.delta[..k], &mut sums.rise[..k]);
+        let (weight, z0, tail0) = (&layer.weight[..k], &layer.z0[..k], &layer.tail0[..k]);
+        let (to_delta, to_bend) = (&mut sums.delta[..k], &mut sums.bend[..k]);
         for (i, &g) in layer.on_value.iter().enumerate() {
-            let slope = &layer.slope[i * k..][..k];
-            let rise = &layer.rise[i * k..][..k];
+            let bend = &layer.bend[i * k..][..k];
             let growth = &layer.growth[i * k..][..k];
             let delta = &mut delta[i * k..][..k];
             for j in 0..k {
-                let (s, c) = (slope[j], weight[j]);
-                let v = curvature_of(activation, s) * c * delta[j] + g * c * growth[j];
+                let (r, c) = (growth[j], weight[j]);
+                let v = curvature_at(activation, z0[j], tail0[j], r) * c * delta[j] + g * c * r;
                 delta[j] = v;
                 to_delta[j] += v;
-                to_rise[j] += g * rise[j];
+                to_bend[j] += g * bend[j];
             }
         }
     }

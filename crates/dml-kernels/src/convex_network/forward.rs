@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::unit::{Shared, part_of, slope_of, units, value_of};
+use super::unit::{Shared, part_of, slope_of, tail_of, units, value_of};
 use super::{ConvexActivation, Element, Op, values};
 use crate::buffer::Buffer;
 use crate::cpu::{Matrix, gemm, map, vectorized};
@@ -78,6 +78,8 @@ pub(crate) struct Pivot<T> {
     pub h: Vec<Vec<T>>,
     /// s′(z̄_l).
     pub slope: Vec<Vec<T>>,
+    /// s′(−|z̄_l|): s′(z̄_l) left of the knee, and right of it what it lacks of 1.
+    pub tail: Vec<Vec<T>>,
     /// c_l = ∂φ/∂h_l.
     pub weight: Vec<Vec<T>>,
 }
@@ -115,8 +117,11 @@ impl<T: Element> Pivot<T> {
         };
         let z = narrow(&z_all);
         // Of the rounded z̄, which is the one that increments start from.
-        let part = z.iter().map(|z| z.iter().map(|&z| part_of(s, z)).collect()).collect();
-        Self { at: at.to_vec(), z, part, h: narrow(&h), slope: narrow(&slope), weight: narrow(&weight) }
+        let each = |f: fn(ConvexActivation, T) -> T| -> Vec<Vec<T>> {
+            z.iter().map(|z| z.iter().map(|&z| f(s, z)).collect()).collect()
+        };
+        let (part, tail) = (each(part_of), each(tail_of));
+        Self { at: at.to_vec(), part, tail, h: narrow(&h), slope: narrow(&slope), weight: narrow(&weight), z }
     }
 }
 
@@ -161,7 +166,7 @@ impl<T: Real> Pivot<T> {
     }
 
     fn shared(&self, l: usize) -> Shared<'_, T> {
-        Shared { z: &self.z[l], part: &self.part[l], slope: &self.slope[l], weight: &self.weight[l] }
+        Shared { z: &self.z[l], part: &self.part[l], tail: &self.tail[l], weight: &self.weight[l] }
     }
 }
 
@@ -205,9 +210,9 @@ pub(crate) struct Block<T: Real> {
     pub shift: Buffer<T>,
     /// r_l.
     pub rise: Vec<Buffer<T>>,
-    /// s′(z_l).
-    pub slope: Vec<Buffer<T>>,
-    /// ρ_l.
+    /// r_l − s′(z̄_l)∘δ_l.
+    pub bend: Vec<Buffer<T>>,
+    /// ρ_l; s′(z_l) is s′(z̄_l) more.
     pub growth: Vec<Buffer<T>>,
     /// u_l.
     pub upstream: Vec<Buffer<T>>,
@@ -228,7 +233,7 @@ impl<T: Real> Block<T> {
         let mut shift = Buffer::stale(x.len());
         shift_and_square(&mut shift, x, &pivot.at, network.curvature, value);
         let of_shift = Matrix::new(&shift, rows, d);
-        let [mut rise, mut slope, mut growth]: [Vec<Buffer<T>>; 3] = std::array::from_fn(|_| Vec::new());
+        let [mut rise, mut bend, mut growth]: [Vec<Buffer<T>>; 3] = std::array::from_fn(|_| Vec::new());
         for l in 0..layers {
             let k = network.widths[l];
             let mut delta = Buffer::stale(rows * k);
@@ -237,10 +242,10 @@ impl<T: Real> Block<T> {
                 let below = Matrix::new(&rise[l - 1], rows, network.widths[l - 1]);
                 gemm(&mut delta, below, network.hidden(l).t(), true, false);
             }
-            let (mut slopes, mut growths) = (Buffer::stale(rows * k), Buffer::stale(rows * k));
-            units(network.activation, &pivot.shared(l), &mut delta, &mut slopes, &mut growths, value);
+            let (mut bends, mut growths) = (Buffer::stale(rows * k), Buffer::stale(rows * k));
+            units(network.activation, &pivot.shared(l), &mut delta, &mut bends, &mut growths, value);
             rise.push(delta);
-            slope.push(slopes);
+            bend.push(bends);
             growth.push(growths);
         }
         let mut upstream: Vec<Buffer<T>> = (0..layers).map(|_| Buffer::stale(0)).collect();
@@ -253,7 +258,7 @@ impl<T: Real> Block<T> {
                 let mut a = Buffer::stale(rows * k);
                 let above = Matrix::new(&upstream[l + 1], rows, network.widths[l + 1]);
                 gemm(&mut a, above, network.hidden(l + 1), false, false);
-                flow(&mut u, &slope[l], &growth[l], &a, &pivot.weight[l]);
+                flow(&mut u, &growth[l], &a, &pivot.slope[l], &pivot.weight[l]);
                 adjoint[l] = a;
             } else {
                 begin_flow(&mut u, &growth[l], &pivot.weight[l]);
@@ -261,7 +266,7 @@ impl<T: Real> Block<T> {
             gemm(grad, Matrix::new(&u, rows, k), network.input(l), true, false);
             upstream[l] = u;
         }
-        Self { shift, rise, slope, growth, upstream, adjoint }
+        Self { shift, rise, bend, growth, upstream, adjoint }
     }
 }
 
@@ -294,12 +299,12 @@ vectorized! {
 
 vectorized! {
     /// u = c∘ρ + a∘s′.
-    fn flow<T: Real>(u: &mut [T], slope: &[T], growth: &[T], adjoint: &[T], weight: &[T]) {
+    fn flow<T: Real>(u: &mut [T], growth: &[T], adjoint: &[T], slope0: &[T], weight: &[T]) {
         let k = weight.len();
-        let rows = slope.chunks_exact(k).zip(growth.chunks_exact(k)).zip(adjoint.chunks_exact(k));
-        for (u, ((slope, growth), adjoint)) in u.chunks_exact_mut(k).zip(rows) {
-            for ((((u, &s), &r), &a), &c) in u.iter_mut().zip(slope).zip(growth).zip(adjoint).zip(weight) {
-                *u = c * r + a * s;
+        let rows = growth.chunks_exact(k).zip(adjoint.chunks_exact(k));
+        for (u, (growth, adjoint)) in u.chunks_exact_mut(k).zip(rows) {
+            for ((((u, &r), &a), &s0), &c) in u.iter_mut().zip(growth).zip(adjoint).zip(slope0).zip(weight) {
+                *u = c * r + a * (s0 + r);
             }
         }
     }

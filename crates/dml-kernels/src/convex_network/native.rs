@@ -21,6 +21,16 @@ impl ConvexActivation {
         }
     }
 
+    /// s(z̄ + δ) − s(z̄) − s′(z̄)∘δ and s′(z̄ + δ) − s′(z̄), z̄ `[1, k]`, δ `[n, k]`.
+    fn bend(self, z0: &Tensor, delta: &Tensor) -> Result<(Tensor, Tensor)> {
+        let sign = mirror(z0)?; // [1, k]
+        let (z0, delta) = ((z0 * &sign)?, delta.broadcast_mul(&sign)?);
+        let slope0 = self.slope(&z0)?;
+        let bend = (self.increment(&z0, &delta)? - delta.broadcast_mul(&slope0)?)?;
+        let growth = self.slope(&delta.broadcast_add(&z0)?)?.broadcast_sub(&slope0)?;
+        Ok((bend, growth.broadcast_mul(&sign)?))
+    }
+
     /// s(z̄ + δ) − s(z̄), z̄ `[1, k]`, δ `[n, k]`.
     fn increment(self, z0: &Tensor, delta: &Tensor) -> Result<Tensor> {
         match self {
@@ -32,6 +42,12 @@ impl ConvexActivation {
             }
         }
     }
+}
+
+/// −1 right of the knee and 1 left of it, as constants: what mirrors a unit to the side where it is small, which its
+/// divergence does not notice.
+fn mirror(z0: &Tensor) -> Result<Tensor> {
+    z0.detach().gt(0.0)?.to_dtype(z0.dtype())?.affine(-2.0, 1.0)
 }
 
 /// √(z² + 4).
@@ -75,11 +91,10 @@ pub(super) fn native(x: &Tensor, pivot: &Tensor, network: &ConvexNetwork<'_>) ->
             delta = (delta + matmul(rise, &hidden[l - 1].t()?)?)?;
         }
         let risen = s.increment(&z0[l], &delta)?;
-        let bend = (&risen - delta.broadcast_mul(&slope0[l])?)?;
+        let (bend, turn) = s.bend(&z0[l], &delta)?;
         value = (value + matmul(&bend, &weight[l].t()?)?.squeeze(1)?)?;
-        let slope = s.slope(&delta.broadcast_add(&z0[l])?)?;
-        turns.push(slope.broadcast_sub(&slope0[l])?);
-        slopes.push(slope);
+        slopes.push(turn.broadcast_add(&slope0[l])?);
+        turns.push(turn);
         rise = Some(risen);
     }
     let mut grad = (&shift * network.curvature)?;

@@ -37,15 +37,24 @@ fn squareplus_slope<T: Real>(z: T, root: T) -> T {
     if z < T::ZERO { tail } else { T::ONE - tail }
 }
 
-/// s″ from s′, the same for all z of that slope.
+/// s″ from s′ or 1 − s′, the same for all z of that slope.
 #[inline(always)]
 pub(crate) fn curvature_of<T: Real>(activation: ConvexActivation, slope: T) -> T {
     let product = slope * (T::ONE - slope);
     match activation {
         ConvexActivation::Softplus => product,
         // With t = z/√(z² + 4) = 2s′ − 1: s″ = 2(z² + 4)^−3/2 = (1 − t²)^3/2 / 4, and 1 − t² = 4s′(1 − s′).
-        ConvexActivation::Squareplus => T::from_f64(2.0) * product * product.sqrt(),
+        // Rounding may have left 1 − s′ below 0.
+        ConvexActivation::Squareplus => {
+            let product = product.max(T::ZERO);
+            T::from_f64(2.0) * product * product.sqrt()
+        }
     }
+}
+
+/// s′(−|z|), which is 1 − s′(z) right of the knee.
+pub(crate) fn tail_of<T: Real>(activation: ConvexActivation, z: T) -> T {
+    slope_of(activation, -z.abs())
 }
 
 #[inline(always)]
@@ -53,11 +62,11 @@ fn root<T: Real>(z: T) -> T {
     (z * z + T::from_f64(4.0)).sqrt()
 }
 
-/// What all rows share of a unit: z̄, the part of s(z̄) that increments need, s′(z̄), and c.
+/// What all rows share of a unit: z̄, the part of s(z̄) that increments need, s′(−|z̄|), and c.
 pub(crate) struct Shared<'a, T> {
     pub z: &'a [T],
     pub part: &'a [T],
-    pub slope: &'a [T],
+    pub tail: &'a [T],
     pub weight: &'a [T],
 }
 
@@ -75,24 +84,31 @@ struct Risen<T> {
     rise: T,
     /// Its divergence, the rise less s′(z̄)·δ.
     bend: T,
-    /// s′(z̄ + δ).
-    slope: T,
     /// s′(z̄ + δ) − s′(z̄).
     growth: T,
 }
 
-/// All four without cancellation where z̄ is large, from one exponential or one root.
+/// All three without cancellation where z̄ is large, from one exponential or one root.
+///
+/// s(z) − z = s(−z) for both activations, and no divergence changes by the affine z. So a softplus unit right of its
+/// knee, where s is z and next to nothing besides, is looked at as the mirrored one, which is that nothing.
 #[inline(always)]
-fn risen<T: Real>(softplus: bool, z0: T, part: T, slope0: T, delta: T) -> Risen<T> {
-    let z = z0 + delta;
+fn risen<T: Real>(softplus: bool, z0: T, part: T, tail0: T, delta: T) -> Risen<T> {
     if softplus {
+        let right = z0 > T::ZERO;
+        let step = if right { -delta } else { delta };
+        let z = step - z0.abs();
         let e = (-z.abs()).exp_fast();
         let slope = (if z < T::ZERO { e } else { T::ONE }) / (T::ONE + e);
-        // max(z, 0) − max(z̄, 0), in which a large z̄ has already cancelled.
-        let kinked = (delta + z0.min(T::ZERO)).max(-z0.max(T::ZERO));
-        let rise = kinked + (e.ln_1p_unit() - part);
-        return Risen { rise, bend: rise - slope0 * delta, slope, growth: slope - slope0 };
+        let rise = z.max(T::ZERO) + (e.ln_1p_unit() - part);
+        let growth = slope - tail0;
+        return Risen {
+            rise: if right { rise + delta } else { rise },
+            bend: rise - tail0 * step,
+            growth: if right { -growth } else { growth },
+        };
     }
+    let z = z0 + delta;
     let (half, root, root0) = (T::from_f64(0.5), root(z), part);
     let sum = root + root0;
     // R − R₀ = δ(z + z₀)/(R + R₀), so the rise is δ(s(z) + s(z₀))/(R + R₀), in which nothing cancels.
@@ -106,34 +122,34 @@ fn risen<T: Real>(softplus: bool, z0: T, part: T, slope0: T, delta: T) -> Risen<
     let apart = if product < T::ZERO { size } else { together };
     let turn = delta * (apart + four) / sum;
     let bend = half * delta * turn / (sum * root0);
-    Risen { rise, bend, slope: squareplus_slope(z, root), growth: half * turn / roots }
+    Risen { rise, bend, growth: half * turn / roots }
 }
 
-/// From increments δ of a layer, row by row, to rises (in place), slopes and their growth; adds ⟨c, r − s′(z̄)∘δ⟩ to
-/// the values.
+/// From increments δ of a layer, row by row, to rises (in place), bends r − s′(z̄)∘δ and growths of the slope; adds
+/// ⟨c, bend⟩ to the values.
 pub(crate) fn units<T: Real>(
     activation: ConvexActivation,
     shared: &Shared<'_, T>,
     delta: &mut [T],
-    slopes: &mut [T],
+    bends: &mut [T],
     growths: &mut [T],
     values: &mut [T],
 ) {
     match activation {
-        ConvexActivation::Softplus => softplus_units(shared, delta, slopes, growths, values),
-        ConvexActivation::Squareplus => squareplus_units(shared, delta, slopes, growths, values),
+        ConvexActivation::Softplus => softplus_units(shared, delta, bends, growths, values),
+        ConvexActivation::Squareplus => squareplus_units(shared, delta, bends, growths, values),
     }
 }
 
 vectorized! {
-    fn softplus_units<T: Real>(shared: &Shared<'_, T>, delta: &mut [T], slopes: &mut [T], growths: &mut [T], values: &mut [T]) {
-        all_units(true, shared, delta, slopes, growths, values);
+    fn softplus_units<T: Real>(shared: &Shared<'_, T>, delta: &mut [T], bends: &mut [T], growths: &mut [T], values: &mut [T]) {
+        all_units(true, shared, delta, bends, growths, values);
     }
 }
 
 vectorized! {
-    fn squareplus_units<T: Real>(shared: &Shared<'_, T>, delta: &mut [T], slopes: &mut [T], growths: &mut [T], values: &mut [T]) {
-        all_units(false, shared, delta, slopes, growths, values);
+    fn squareplus_units<T: Real>(shared: &Shared<'_, T>, delta: &mut [T], bends: &mut [T], growths: &mut [T], values: &mut [T]) {
+        all_units(false, shared, delta, bends, growths, values);
     }
 }
 
@@ -142,29 +158,29 @@ fn all_units<T: Real>(
     softplus: bool,
     shared: &Shared<'_, T>,
     delta: &mut [T],
-    slopes: &mut [T],
+    bends: &mut [T],
     growths: &mut [T],
     values: &mut [T],
 ) {
     const LANES: usize = 16;
     let k = shared.z.len();
     let whole = k - k % LANES;
-    let rows = delta.chunks_exact_mut(k).zip(slopes.chunks_exact_mut(k)).zip(growths.chunks_exact_mut(k));
-    for (((delta, slopes), growths), value) in rows.zip(values) {
+    let rows = delta.chunks_exact_mut(k).zip(bends.chunks_exact_mut(k)).zip(growths.chunks_exact_mut(k));
+    for (((delta, bends), growths), value) in rows.zip(values) {
         let mut lanes = [T::ZERO; LANES];
         for at in (0..whole).step_by(LANES) {
             let z = &shared.z[at..at + LANES];
             let part = &shared.part[at..at + LANES];
-            let slope0 = &shared.slope[at..at + LANES];
+            let tail0 = &shared.tail[at..at + LANES];
             let weight = &shared.weight[at..at + LANES];
             let delta = &mut delta[at..at + LANES];
-            let slopes = &mut slopes[at..at + LANES];
+            let bends = &mut bends[at..at + LANES];
             let growths = &mut growths[at..at + LANES];
             for l in 0..LANES {
-                let unit = risen(softplus, z[l], part[l], slope0[l], delta[l]);
+                let unit = risen(softplus, z[l], part[l], tail0[l], delta[l]);
                 lanes[l] += weight[l] * unit.bend;
                 delta[l] = unit.rise;
-                slopes[l] = unit.slope;
+                bends[l] = unit.bend;
                 growths[l] = unit.growth;
             }
         }
@@ -173,10 +189,10 @@ fn all_units<T: Real>(
             sum += lane;
         }
         for at in whole..k {
-            let unit = risen(softplus, shared.z[at], shared.part[at], shared.slope[at], delta[at]);
+            let unit = risen(softplus, shared.z[at], shared.part[at], shared.tail[at], delta[at]);
             sum += shared.weight[at] * unit.bend;
             delta[at] = unit.rise;
-            slopes[at] = unit.slope;
+            bends[at] = unit.bend;
             growths[at] = unit.growth;
         }
         *value += sum;
