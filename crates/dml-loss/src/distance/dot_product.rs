@@ -38,7 +38,7 @@ impl DotProduct {
     /// ⟨x, y⟩ to the given power, of rows normalized in the p-norm or not.
     ///
     /// # Errors
-    /// [`Error::Config`] unless 1 ≤ p < ∞ and power > 0.
+    /// [`Error::Config`](crate::Error::Config) unless 1 ≤ p < ∞ and power > 0.
     pub fn new(p: f64, power: f64, normalize_embeddings: bool) -> Result<Self> {
         check_powers("DotProduct", p, power)?;
         Ok(Self { p, power, normalize_embeddings })

@@ -69,7 +69,7 @@ impl FastAp {
     /// With the given number of bins.
     ///
     /// # Errors
-    /// [`Error::Config`] for no bins.
+    /// [`Error::Config`](crate::Error::Config) for no bins.
     pub fn new(distance: Arc<dyn Distance>, config: FastApConfig) -> Result<Self> {
         check_range("FastAp", config.range)?;
         count("FastAp", "num_bins", config.num_bins)?;

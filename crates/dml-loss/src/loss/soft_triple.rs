@@ -91,7 +91,7 @@ impl SoftTriple {
     /// With seeded normal centers.
     ///
     /// # Errors
-    /// [`Error::Config`] when a size is 0 or γ is not positive.
+    /// [`Error::Config`](crate::Error::Config) when a size is 0 or γ is not positive.
     pub fn new(
         distance: Arc<dyn Distance>,
         config: SoftTripleConfig,

@@ -25,7 +25,7 @@ pub use config::QuickConfig;
 /// Runs the suite, or what is left of it, and writes `report.md`, `report.html`, `figures/` and `metrics.jsonl`.
 ///
 /// # Errors
-/// [`Error::Interrupted`] when asked to stop, and whatever goes wrong in a run.
+/// [`Error::Interrupted`](crate::Error::Interrupted) when asked to stop, and whatever goes wrong in a run.
 pub fn run(config: QuickConfig, options: &SuiteOptions<'_>, command: &str) -> Result<Outcome> {
     let start = std::time::Instant::now();
     let digits = Arc::new(dml_data::bundled::mnist_5k()?);
