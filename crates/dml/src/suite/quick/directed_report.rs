@@ -106,9 +106,10 @@ fn words(facts: &Facts<'_>, hidden: Hidden) -> Words {
             ),
             law: "The law, told the cells",
             about_the_law: "The ceiling is the likelihood of the points that are left, given which cells are blind and \
-                how many points fell into them. No fixed divergence of all cells is that law: one would have to know \
-                the law and the blind cells. A learned divergence has to find both from pairs. Which cells are blind \
-                decides how hard a seed is, so scores spread widely, all alike, and differences do not.",
+                how many points fell into them. No fixed divergence of all cells is that law. A \
+                learned divergence finds the blind cells from pairs; so does whoever counts in which cells no training \
+                query has a point, and KL over the others, which is not among the rows, comes nearer to the law. Which \
+                cells are blind decides how hard a seed is, so scores spread widely, all alike, and differences do not.",
         },
         Hidden::Anew { .. } => Words {
             title: "Directed retrieval, half of the cells hidden",
