@@ -48,6 +48,14 @@ pub trait Encoder: std::fmt::Debug + Send + Sync {
     }
 }
 
+/// Layers by name, as `NAME.weight` and `NAME.bias`.
+pub(crate) fn weights_and_biases(names: &[&str], layers: &[(Var, Var)]) -> Vec<(String, Var)> {
+    let named = names.iter().zip(layers).flat_map(|(name, (weight, bias))| {
+        [(format!("{name}.weight"), weight.clone()), (format!("{name}.bias"), bias.clone())]
+    });
+    named.collect()
+}
+
 /// Weights for a layer that a ReLU follows: normal with variance 2 / fan-in (He et al. 2015 \[he2015\]).
 pub(crate) fn he_normal(shape: &[usize], rng: &mut ChaCha8Rng, dtype: DType, device: &Device) -> Result<Var> {
     let fan_in: usize = shape.iter().skip(1).product();

@@ -5,7 +5,7 @@ use dml_kernels::{Activation, Conv2dConfig, conv2d_max_pool2d, linear};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::{Encoder, Mode, he_normal, lecun_normal};
+use super::{Encoder, Mode, he_normal, lecun_normal, weights_and_biases};
 use crate::{Error, Result};
 
 /// The shape of a [`LeNet`]; the defaults are LeNet-5's, which ends in ten classes where this ends in d = 32.
@@ -106,10 +106,6 @@ impl Encoder for LeNet {
     }
 
     fn parameters(&self) -> Vec<(String, Var)> {
-        let layers = ["conv1", "conv2", "fc1", "fc2", "fc3"].iter().zip(&self.layers);
-        let pairs = layers.flat_map(|(name, (weight, bias))| {
-            [(format!("{name}.weight"), weight.clone()), (format!("{name}.bias"), bias.clone())]
-        });
-        pairs.collect()
+        weights_and_biases(&["conv1", "conv2", "fc1", "fc2", "fc3"], &self.layers)
     }
 }

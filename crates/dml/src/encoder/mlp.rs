@@ -5,7 +5,7 @@ use dml_kernels::{Activation, linear};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::{Encoder, Mode, he_normal, lecun_normal};
+use super::{Encoder, Mode, he_normal, lecun_normal, weights_and_biases};
 use crate::{Error, Result};
 
 /// The shape of an [`Mlp`].
@@ -74,10 +74,6 @@ impl Encoder for Mlp {
     }
 
     fn parameters(&self) -> Vec<(String, Var)> {
-        let layers = ["hidden1", "hidden2", "out"].iter().zip(&self.layers);
-        let pairs = layers.flat_map(|(name, (weight, bias))| {
-            [(format!("{name}.weight"), weight.clone()), (format!("{name}.bias"), bias.clone())]
-        });
-        pairs.collect()
+        weights_and_biases(&["hidden1", "hidden2", "out"], &self.layers)
     }
 }

@@ -5,7 +5,7 @@ use dml_kernels::{Activation, Conv2dConfig, conv2d_max_pool2d, linear};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::{Encoder, Mode, he_normal, lecun_normal};
+use super::{Encoder, Mode, he_normal, lecun_normal, weights_and_biases};
 use crate::{Error, Result};
 
 /// The shape of a [`SmallConv`].
@@ -90,11 +90,6 @@ impl Encoder for SmallConv {
     }
 
     fn parameters(&self) -> Vec<(String, Var)> {
-        let names = ["conv1", "conv2", "hidden", "out"];
-        let layers = names.iter().zip(&self.layers);
-        let pairs = layers.flat_map(|(name, (weight, bias))| {
-            [(format!("{name}.weight"), weight.clone()), (format!("{name}.bias"), bias.clone())]
-        });
-        pairs.collect()
+        weights_and_biases(&["conv1", "conv2", "hidden", "out"], &self.layers)
     }
 }

@@ -14,7 +14,7 @@ pub struct QuickConfig {
     pub metric_steps: usize,
     /// Seeds of the directed retrieval runs.
     pub directed_seeds: u64,
-    /// Training steps of each; Mahalanobis gets several times as many.
+    /// Training steps of each; Mahalanobis, ICNN and embeddings get a multiple.
     pub directed_steps: usize,
 }
 

@@ -132,8 +132,10 @@ pub(super) const QUERIES: [Query; 3] = [
     },
 ];
 
-/// The fixed divergences: name and argument order in records, in tables, and the order in words.
-pub(super) const FIXED: [(&str, &str, Option<Side>); 6] = [
+/// A fixed divergence: name in records, name in tables, and the side of the query where it matters.
+pub(super) type FixedDivergence = (&'static str, &'static str, Option<Side>);
+
+const OF_ALL_CELLS: [FixedDivergence; 6] = [
     ("euclidean", "Euclidean", None),
     ("hellinger", "Hellinger", None),
     ("kl-query-first", "KL, smoothed", Some(Side::First)),
@@ -141,6 +143,15 @@ pub(super) const FIXED: [(&str, &str, Option<Side>); 6] = [
     ("itakura-saito-query-first", "Itakura–Saito, smoothed", Some(Side::First)),
     ("itakura-saito-item-first", "Itakura–Saito, smoothed", Some(Side::Second)),
 ];
+/// Of the cells alone in which a training query has a point: what counting makes of blind cells.
+pub(super) const OF_SEEN_CELLS: FixedDivergence =
+    ("kl-query-first-seen", "KL over the cells seen, smoothed", Some(Side::First));
+
+/// The fixed divergences that a kind of queries is tried with.
+pub(super) fn fixed(hidden: Hidden) -> Vec<FixedDivergence> {
+    let counted = matches!(hidden, Hidden::Same { .. }).then_some(OF_SEEN_CELLS);
+    OF_ALL_CELLS.into_iter().chain(counted).collect()
+}
 
 /// What is added to each cell, mean 1, where a divergence takes logarithms: the candidates.
 const SMOOTHING: [f64; 8] = [1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
@@ -260,13 +271,27 @@ struct Fixed {
     seed: u64,
 }
 
+/// The cells in which some query has a point.
+fn seen_cells(pairs: &Pairs) -> Result<Tensor> {
+    let points = pairs.queries.sum(0)?.to_vec1::<f32>()?;
+    let seen = points.iter().enumerate().filter(|(_, points)| **points > 0.0).map(|(cell, _)| cell as u32);
+    Ok(Tensor::from_iter(seen, pairs.queries.device())?)
+}
+
 fn fixed_run(digits: &ImageSet, Fixed { sample, seed }: Fixed) -> Result<Record> {
     let (items, test) = data(digits, sample, seed)?;
     let tune = Pairs::draw(&items.spread(test.items.dim(0)?), sample, seed ^ 0x7e57, &Device::Cpu)?;
     let mut record = Record::default();
     record.values.insert("law".to_owned(), test.mean_reciprocal_rank_of_the_law()?);
     let (kl, itakura_saito) = (NegativeEntropy::orthant(), ItakuraSaito);
-    for (name, _, side) in FIXED {
+    let seen = seen_cells(&tune)?;
+    for fixed in fixed(sample.hidden) {
+        let (name, _, side) = fixed;
+        let of_seen = |pairs: &Pairs| match fixed == OF_SEEN_CELLS {
+            true => pairs.map(|t| t.index_select(&seen, 1)),
+            false => Ok(pairs.clone()),
+        };
+        let (tune, test) = (of_seen(&tune)?, of_seen(&test)?);
         let phi: &dyn Generator = match name.split('-').next() {
             Some("kl") => &kl,
             Some("itakura") => &itakura_saito,
