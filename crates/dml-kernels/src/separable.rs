@@ -6,8 +6,9 @@
 //!
 //! its own divergence from the pivot and the derivative of that. Neither changes when s and z₀ change their signs, for
 //! softplus(z) − z = softplus(−z) and no divergence notices the affine z. So units right of their knee, where
-//! softplus(z) is z and next to nothing besides, are taken mirrored, and that nothing keeps its digits. A unit costs an exponential, a logarithm and a
-//! quotient in either pass; backward recomputes them, which is faster than reading them back from memory.
+//! softplus(z) is z and next to nothing besides, are taken mirrored, and that nothing keeps its digits. A unit costs an
+//! exponential, a logarithm and a quotient in either pass; backward recomputes them, which is faster than reading them
+//! back from memory.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
