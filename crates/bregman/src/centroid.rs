@@ -12,7 +12,8 @@ use crate::{
     Error, Result,
     dual::Dual,
     error::{check_float, check_partner, check_points},
-    pivot::{Evaluated, into_domain},
+    paired,
+    pivot::into_domain,
 };
 
 /// The right centroid argmin_c Σ w_i D(x_i ‖ c): the weighted mean, whatever φ is.
@@ -84,11 +85,10 @@ pub fn bregman_information(phi: &dyn Generator, x: &Tensor, weights: Option<&Ten
     let op = "bregman_information";
     check_points(op, "x", phi, x)?;
     let shares = shares(op, x, weights)?; // [1, n]
-    // φ around the mean is D(x ‖ μ) itself. μ carries no gradient and need not: it is where the sum is least.
+    // The mean carries no gradient and need not: it is where the sum is least.
     let mean = into_domain(phi.domain(), &shares.matmul(&x.contiguous()?)?.detach())?;
-    let value = Evaluated::new(op, "x", phi, x, &mean)?.value; // [n]
-    let information = shares.matmul(&value.unsqueeze(1)?)?.reshape(())?;
-    Ok(information.relu()?)
+    let value = paired(phi, x, &mean.broadcast_as(x.shape())?.contiguous()?)?; // [n]
+    Ok(shares.matmul(&value.unsqueeze(1)?)?.reshape(())?)
 }
 
 /// The weights as a row of shares that sum to 1: `[1, n]`.

@@ -7,70 +7,74 @@ pub mod seeding;
 pub mod soft;
 
 use candle_core::{DType, Device, Tensor};
-use phi::Generator;
+use phi::{Domain, Generator};
 
 use crate::{
-    Error, Result,
-    error::check_points,
-    pivot::{Evaluated, into_domain, mean_of},
+    Error, Gallery, Result,
+    pairs::{self, Form, Pairs},
+    pivot::into_domain,
 };
 
-/// The points of one clustering, evaluated once: only the centroids move.
+/// The points of one clustering, evaluated once: only the centroids move. On the CPU in f64, so that no round-off
+/// raises an objective that the algorithm lowers.
 #[derive(Debug)]
 pub(crate) struct Points<'a> {
-    op: &'static str,
-    phi: &'a dyn Generator,
-    x: Tensor,     // [n, d]
-    pivot: Tensor, // [1, d]
-    first: Evaluated,
+    gallery: Gallery<'a>,
+    domain: Domain,
+    center: Tensor,  // [1, d]
+    shifted: Tensor, // [n, d]
 }
 
 impl<'a> Points<'a> {
     /// Checks `x` `[n, d]` and that `1 ≤ k ≤ n`.
     pub fn new(op: &'static str, phi: &'a dyn Generator, x: &Tensor, k: usize) -> Result<Self> {
-        check_points(op, "x", phi, x)?;
-        let n = x.dims()[0];
+        // Points are first arguments. Infinitely far from a centroid on the border of the domain is farthest.
+        let pairs = Pairs { op, phi, form: Form::Second, scale: 1.0, infinite: true };
+        let gallery = Gallery::of(pairs, pairs::Points { arg: "x", rows: x })?;
+        let n = gallery.len();
         if k == 0 || n < k {
             let expected = format!("between 1 and the number of points, {n}");
             return Err(Error::Config { op, field: "k", got: k.to_string(), expected });
         }
-        let x = x.detach().contiguous()?;
-        let pivot = mean_of(phi, &[&x])?;
-        let first = Evaluated::new(op, "x", phi, &x, &pivot)?;
-        Ok(Self { op, phi, x, pivot, first })
+        let center = dml_kernels::center(&[gallery.items()])?;
+        let shifted = gallery.items().broadcast_sub(&center)?;
+        Ok(Self { gallery, domain: phi.domain(), center, shifted })
     }
 
     pub fn len(&self) -> usize {
-        self.x.dims()[0]
+        self.gallery.len()
     }
 
     /// Rows of `x` as centroids, `[k, d]`.
     pub fn rows(&self, index: &[usize]) -> Result<Tensor> {
         let index: Vec<u32> = index.iter().map(|&i| i as u32).collect();
-        Ok(self.x.index_select(&Tensor::new(index, self.x.device())?, 0)?)
+        let x = self.gallery.items();
+        Ok(x.index_select(&Tensor::new(index, x.device())?, 0)?)
     }
 
-    /// D(x_i ‖ c_h), `[n, k]`.
+    /// D(x_i ‖ c_h), `[k, n]`.
     pub fn divergences(&self, centroids: &Tensor) -> Result<Tensor> {
-        let second = Evaluated::new(self.op, "centroids", self.phi, centroids, &self.pivot)?;
-        self.first.divergences(&second)
+        self.gallery.divergences(centroids)
     }
 
-    /// x − μ, `[n, d]`: what centroids are averaged from, so that a common offset costs no digit.
+    /// x less a point amid them, `[n, d]`: what centroids are averaged from, so that a common offset costs no digit.
     pub fn shifted(&self) -> &Tensor {
-        &self.first.shifted
+        &self.shifted
     }
 
     /// Averages of [`shifted`](Self::shifted), `[k, d]`, as centroids.
     pub fn centroids(&self, averages: &Tensor) -> Result<Tensor> {
-        into_domain(self.phi.domain(), &averages.broadcast_add(&self.pivot)?)
+        let means = averages.broadcast_add(&self.center)?;
+        // A mean of coordinates that are not negative is none either, whatever rounding says.
+        let means = if self.domain == Domain::Reals { means } else { means.relu()? };
+        into_domain(self.domain, &means)
     }
 
     /// A column of numbers beside the points, in their dtype and on their device: `[k, 1]`.
     pub fn column(&self, values: Vec<f64>) -> Result<Tensor> {
-        let k = values.len();
+        let (k, x) = (values.len(), self.gallery.items());
         let column = Tensor::from_vec(values, (k, 1), &Device::Cpu)?;
-        Ok(column.to_dtype(self.x.dtype())?.to_device(self.x.device())?)
+        Ok(column.to_dtype(x.dtype())?.to_device(x.device())?)
     }
 }
 
@@ -94,12 +98,22 @@ pub(crate) fn to_host(x: &Tensor) -> Result<Vec<f64>> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn assign(phi: &dyn Generator, x: &Tensor, centroids: &Tensor) -> Result<(Vec<u32>, Vec<f64>)> {
-    nearest(&crate::all_pairs(phi, &x.detach(), &centroids.detach())?)
+    let points = Points::new("assign", phi, x, 1)?;
+    nearest(&points.divergences(centroids)?)
 }
 
-/// The smallest entry of each row and where it stands.
+/// The smallest entry of each column of `[k, n]` and where it stands, the first of equals.
 fn nearest(divergences: &Tensor) -> Result<(Vec<u32>, Vec<f64>)> {
-    Ok((divergences.argmin(1)?.to_vec1()?, to_host(&divergences.min(1)?)?))
+    let n = divergences.dims()[1];
+    let (mut labels, mut least) = (vec![0; n], vec![f64::INFINITY; n]);
+    for (h, row) in (0u32..).zip(to_host(divergences)?.chunks(n)) {
+        for ((label, least), &d) in labels.iter_mut().zip(&mut least).zip(row) {
+            if d < *least {
+                (*label, *least) = (h, d);
+            }
+        }
+    }
+    Ok((labels, least))
 }
 
 /// Checks an option that counts something.

@@ -10,9 +10,8 @@ use phi::{Domain, Generator};
 
 use crate::{
     Error, Result,
-    clamp::clamp,
     error::{check_float, check_partner, check_points},
-    pivot::{check_finite, mean_of},
+    pivot::{center_of, check_finite},
 };
 
 /// How many coordinates of shifted points go through φ at a time: 8 MiB of f64.
@@ -201,7 +200,7 @@ pub fn conjugate_divergence(phi: &dyn Generator, a: &Tensor, b: &Tensor) -> Resu
     check_partner(op, "b", a, b, true)?;
     let (at_a, at_b) = (grad_conjugate(phi, a)?, grad_conjugate(phi, b)?); // [n, d]
     // φ*(a) − φ*(b) − ⟨∇φ*(b), a − b⟩ with φ* written out is ⟨a, x_a − x_b⟩ − φ(x_a) + φ(x_b).
-    let pivot = mean_of(phi, &[&at_a, &at_b])?;
+    let pivot = center_of(phi, &[&at_a, &at_b])?;
     let value = |x: &Tensor| -> Result<Tensor> {
         let value = phi.centered(x, &pivot)?.0;
         check_finite(op, "∇φ*", "φ", &value)?;
@@ -209,7 +208,7 @@ pub fn conjugate_divergence(phi: &dyn Generator, a: &Tensor, b: &Tensor) -> Resu
     };
     let slope = a.broadcast_sub(&phi.value_and_grad(&pivot)?.1)?; // [n, d]
     let along = (slope * (&at_a - &at_b)?)?.sum(D::Minus1)?; // [n]
-    clamp(&((along - value(&at_a)?)? + value(&at_b)?)?, false)
+    Ok(((along - value(&at_a)?)? + value(&at_b)?)?.relu()?)
 }
 
 /// One row's problem min_x φ(x) − ⟨g, x⟩ and where it stands.

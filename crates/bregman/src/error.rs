@@ -61,6 +61,23 @@ pub enum Error {
         /// The first row where it overflowed.
         row: usize,
     },
+    /// The divergence of two rows on the border of the domain is infinite.
+    #[error(
+        "{op}: D is infinite: row {second_row} of `{second}` is 0 where row {first_row} of `{first}` is not; \
+         smooth `{second}`, say by adding a small number to every coordinate, or exchange the sides"
+    )]
+    Infinite {
+        /// The function called.
+        op: &'static str,
+        /// The argument that D takes first.
+        first: &'static str,
+        /// Its row.
+        first_row: usize,
+        /// The argument that D takes second.
+        second: &'static str,
+        /// Its row.
+        second_row: usize,
+    },
     /// An entry of an argument that makes no sense.
     #[error("{op}: entry {index} of `{arg}` is {got}, expected {expected}")]
     Entry {

@@ -15,10 +15,9 @@ use phi::Generator;
 
 use crate::{
     Error, Result,
-    clamp::clamp,
     error::{check_float, check_partner, check_points},
     paired,
-    pivot::{Evaluated, check_finite, into_domain, mean_of},
+    pivot::{Evaluated, center_of, check_finite, into_domain},
     right_centroid,
 };
 
@@ -114,15 +113,14 @@ pub fn mean_divergence(phi: &dyn Generator, p: &Tensor, q: &Tensor) -> Result<Te
 pub fn expected_divergence(phi: &dyn Generator, p: &Tensor, q: &Tensor) -> Result<Tensor> {
     let op = "expected_divergence";
     check(op, phi, p, q)?;
-    let pivot = mean_of(phi, &[p, q])?;
-    let first = Evaluated::new(op, "p", phi, p, &pivot)?;
-    let second = Evaluated::new(op, "q", phi, q, &pivot)?;
+    let pivot = center_of(phi, &[p, q])?;
+    let (first, second) = (Evaluated::new(phi, p, &pivot)?, Evaluated::new(phi, q, &pivot)?);
     let constant = (second.tangent()? - &second.value)?.mean_all()?;
     let cross = right_centroid(&first.shifted, None)? * right_centroid(&second.grad, None)?; // [1, d]
     let expected = ((first.value.mean_all()? + constant)? - cross?.sum_all()?)?;
     let expected = expected.reshape(1)?;
     check_finite(op, "p", "D", &expected)?;
-    Ok(clamp(&expected, false)?.reshape(())?)
+    Ok(expected.relu()?.reshape(())?)
 }
 
 /// Row by row the deep divergence of sets: `out[i]` = max_k P_ik − P_i,κ(Q_i) with κ(Q_i) = argmax_k Q_ik.
@@ -146,7 +144,7 @@ pub fn expected_divergence(phi: &dyn Generator, p: &Tensor, q: &Tensor) -> Resul
 pub fn functional_paired(p: &Tensor, q: &Tensor) -> Result<Tensor> {
     check_scores("functional_paired", p, q, true)?;
     let at_q = p.contiguous()?.gather(&largest(q)?.unsqueeze(1)?, 1)?; // [s, 1]
-    clamp(&(largest_score(p)? - at_q)?.squeeze(1)?, false)
+    Ok((largest_score(p)? - at_q)?.squeeze(1)?)
 }
 
 /// All pairs of sets under the deep divergence: `out[i][j]` = max_k P_ik − P_i,κ(Q_j) with κ(Q_j) = argmax_k Q_jk.
@@ -169,7 +167,7 @@ pub fn functional_paired(p: &Tensor, q: &Tensor) -> Result<Tensor> {
 pub fn functional_all_pairs(p: &Tensor, q: &Tensor) -> Result<Tensor> {
     check_scores("functional_all_pairs", p, q, false)?;
     let at_q = p.contiguous()?.index_select(&largest(q)?, 1)?; // [s, t]
-    clamp(&largest_score(p)?.broadcast_sub(&at_q)?, false)
+    Ok(largest_score(p)?.broadcast_sub(&at_q)?)
 }
 
 /// The column of each row's largest score, the first of equals: `[s]`.

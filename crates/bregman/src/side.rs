@@ -1,9 +1,13 @@
 //! Which argument of D(· ‖ ·) the anchor or query takes: a choice the caller writes down.
 
 use candle_core::Tensor;
+use dml_kernels::PairMatrix;
 use phi::Generator;
 
-use crate::{Result, all_pairs, paired};
+use crate::{
+    Result, paired,
+    pairs::{Pairs, Points},
+};
 
 /// The argument of D(x ‖ y) that the anchor (in a loss) or the query (in retrieval) takes.
 ///
@@ -41,7 +45,7 @@ impl Side {
     /// row i belonging to query i on either side.
     ///
     /// # Errors
-    /// As [`all_pairs`].
+    /// As [`all_pairs`](crate::all_pairs).
     /// # Examples
     /// ```
     /// # use {bregman::Side, candle_core::{Device, Tensor}, phi::SquaredEuclidean};
@@ -52,9 +56,17 @@ impl Side {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn all_pairs(self, phi: &dyn Generator, queries: &Tensor, items: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::First => all_pairs(phi, queries, items),
-            Self::Second => Ok(all_pairs(phi, items, queries)?.t()?),
-        }
+        Ok(self.pairs(phi, queries, items)?.tensor()?)
+    }
+
+    /// As [`all_pairs`](Self::all_pairs), with the way back from the gradient of the matrix to the rows: what losses of
+    /// pairs work on.
+    ///
+    /// # Errors
+    /// As [`all_pairs`](crate::all_pairs).
+    pub fn pairs(self, phi: &dyn Generator, queries: &Tensor, items: &Tensor) -> Result<PairMatrix> {
+        let [of_queries, of_items] = if self == Self::First { ["x", "y"] } else { ["y", "x"] };
+        let pairs = Pairs { op: "all_pairs", phi, form: self.into(), scale: 1.0, infinite: false };
+        pairs.matrix(Points { arg: of_queries, rows: queries }, Points { arg: of_items, rows: items })
     }
 }

@@ -2,16 +2,16 @@
 //!
 //! Both are symmetric by their formula and keep a row per query and a column per item.
 
-use candle_core::{D, Tensor};
-use dml_kernels::matmul;
+use candle_core::Tensor;
+use dml_kernels::PairMatrix;
 use phi::Generator;
 
 use crate::{
     Result,
-    clamp::clamp,
     error::{check_partner, check_points},
-    factored::Pair,
-    pivot::{Evaluated, check_finite, mean_of},
+    paired::rows,
+    pairs::{Form, Pairs, Points, widened},
+    pivot::check_finite,
 };
 
 /// How many coordinates of midpoints [`jensen_bregman_all_pairs`] hands to φ at a time: 16 MiB of f32.
@@ -34,13 +34,7 @@ const MIDPOINT_BLOCK: usize = 1 << 22;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn jeffreys(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    check("jeffreys", phi, x, y, true)?;
-    if let Some(pair) = Pair::new("jeffreys", phi, x, y)? {
-        return finite("jeffreys", pair.jeffreys()?.to_dtype(x.dtype())?, false);
-    }
-    let (first, second) = evaluate("jeffreys", phi, x, y)?;
-    let slope = (first.grad - second.grad)?; // [n, d]
-    finite("jeffreys", (slope * (x - y)?)?.sum(D::Minus1)?, false)
+    rows("jeffreys", Form::Jeffreys, phi, x, y)
 }
 
 /// All-pairs Jeffreys divergences, `out[i][j]` = D_φ(x_i ‖ y_j) + D_φ(y_j ‖ x_i).
@@ -63,32 +57,17 @@ pub fn jeffreys(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn jeffreys_all_pairs(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    check("jeffreys_all_pairs", phi, x, y, false)?;
-    if let Some(pair) = Pair::new("jeffreys_all_pairs", phi, x, y)? {
-        let divergences = pair.jeffreys_all_pairs()?.to_dtype(x.dtype())?;
-        return finite("jeffreys_all_pairs", divergences, x.id() == y.id());
-    }
-    let (first, second) = evaluate("jeffreys_all_pairs", phi, x, y)?;
-    let ones = |e: &Evaluated| e.value.ones_like().map(|t| t.detach().unsqueeze(1));
-    let left = Tensor::cat(
-        &[
-            &first.grad.contiguous()?,
-            &first.shifted.contiguous()?,
-            &first.tangent()?.unsqueeze(1)?,
-            &ones(&first)??,
-        ],
-        1,
-    )?; // [n, 2d+2]
-    let right = Tensor::cat(
-        &[
-            &second.shifted.neg()?.contiguous()?,
-            &second.grad.neg()?.contiguous()?,
-            &ones(&second)??,
-            &second.tangent()?.unsqueeze(1)?,
-        ],
-        1,
-    )?; // [m, 2d+2]
-    finite("jeffreys_all_pairs", matmul(&left, &right.t()?)?, x.id() == y.id())
+    Ok(jeffreys_pairs(phi, x, y, 1.0)?.tensor()?)
+}
+
+/// `scale`·(D_φ(x_i ‖ y_j) + D_φ(y_j ‖ x_i)) with the way back from the gradient of the matrix to the rows; a scale of ½
+/// makes the mean of both directions.
+///
+/// # Errors
+/// As [`all_pairs`](crate::all_pairs).
+pub fn jeffreys_pairs(phi: &dyn Generator, x: &Tensor, y: &Tensor, scale: f64) -> Result<PairMatrix> {
+    let pairs = Pairs { op: "jeffreys_all_pairs", phi, form: Form::Jeffreys, scale, infinite: false };
+    pairs.matrix(Points { arg: "x", rows: x }, Points { arg: "y", rows: y })
 }
 
 /// Row-wise Jensen–Bregman divergences, `out[i]` = ½φ(x_i) + ½φ(y_i) − φ(½x_i + ½y_i).
@@ -109,11 +88,11 @@ pub fn jeffreys_all_pairs(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn jensen_bregman(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    check("jensen_bregman", phi, x, y, true)?;
-    let pivot = mean_of(phi, &[x, y])?;
-    let value = |arg, points: &Tensor| value_at("jensen_bregman", arg, phi, points, &pivot);
-    let ends = ((value("x", x)? + value("y", y)?)? * 0.5)?; // [n]
-    clamp(&(ends - value("midpoint", &((x + y)? * 0.5)?)?)?, false)
+    let op = "jensen_bregman";
+    check(op, phi, x, y, true)?;
+    let divergences = to_midpoint(phi, x, y)?;
+    check_finite(op, "x", "D", &divergences)?;
+    Ok(divergences)
 }
 
 /// All-pairs Jensen–Bregman divergences, `out[i][j]` = ½φ(x_i) + ½φ(y_j) − φ(½x_i + ½y_j).
@@ -139,49 +118,31 @@ pub fn jensen_bregman_all_pairs(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> 
     let op = "jensen_bregman_all_pairs";
     check(op, phi, x, y, false)?;
     let ((n, d), m) = (x.dims2()?, y.dims()[0]);
-    let pivot = mean_of(phi, &[x, y])?;
-    let value_x = value_at(op, "x", phi, x, &pivot)?.unsqueeze(1)?; // [n, 1]
-    let value_y = value_at(op, "y", phi, y, &pivot)?.unsqueeze(0)?; // [1, m]
-    let ends = (value_x.broadcast_add(&value_y)? * 0.5)?; // [n, m]
-    let columns = (y * 0.5)?.unsqueeze(0)?; // [1, m, d]
     let step = (MIDPOINT_BLOCK / (m * d)).clamp(1, n);
     let mut blocks = Vec::with_capacity(n.div_ceil(step));
     for start in (0..n).step_by(step) {
         let rows = step.min(n - start);
-        let midpoints = (x.narrow(0, start, rows)? * 0.5)?.unsqueeze(1)?.broadcast_add(&columns)?;
-        let midpoints = midpoints.reshape((rows * m, d))?;
-        blocks.push(value_at(op, "midpoint", phi, &midpoints, &pivot)?.reshape((rows, m))?);
+        let first =
+            x.narrow(0, start, rows)?.unsqueeze(1)?.broadcast_as((rows, m, d))?.reshape((rows * m, d))?;
+        let second = y.unsqueeze(0)?.broadcast_as((rows, m, d))?.reshape((rows * m, d))?;
+        blocks.push(to_midpoint(phi, &first, &second)?.reshape((rows, m))?);
     }
-    clamp(&(ends - Tensor::cat(&blocks, 0)?)?, x.id() == y.id())
+    let divergences = Tensor::cat(&blocks, 0)?;
+    check_finite(op, "x", "D", &divergences)?;
+    Ok(divergences)
+}
+
+/// ½φ(x) + ½φ(y) − φ(z) at the midpoint z is ½D(x ‖ z) + ½D(y ‖ z), in which nothing cancels.
+fn to_midpoint(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    let (x, y, dtype) = (widened(x)?, widened(y)?, x.dtype());
+    let half = ((&x - &y)? * 0.5)?;
+    let middle = ((x * 0.5)? + (y * 0.5)?)?;
+    let sum = (phi.divergence(&half, &middle)? + phi.divergence(&half.neg()?, &middle)?)?;
+    Ok((sum * 0.5)?.to_dtype(dtype)?)
 }
 
 fn check(op: &'static str, phi: &dyn Generator, x: &Tensor, y: &Tensor, same_rows: bool) -> Result<()> {
     check_points(op, "x", phi, x)?;
     check_partner(op, "y", x, y, same_rows)?;
     check_points(op, "y", phi, y)
-}
-
-/// The clamped divergences, or an error that names the first row where one overflowed.
-fn finite(op: &'static str, divergences: Tensor, zero_diagonal: bool) -> Result<Tensor> {
-    check_finite(op, "x", "D", &divergences)?;
-    clamp(&divergences, zero_diagonal)
-}
-
-fn value_at(
-    op: &'static str,
-    arg: &'static str,
-    phi: &dyn Generator,
-    x: &Tensor,
-    pivot: &Tensor,
-) -> Result<Tensor> {
-    let value = phi.centered(x, pivot)?.0;
-    check_finite(op, arg, "φ", &value)?;
-    Ok(value)
-}
-
-fn evaluate(op: &'static str, phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<(Evaluated, Evaluated)> {
-    let pivot = mean_of(phi, &[x, y])?;
-    let first = Evaluated::new(op, "x", phi, x, &pivot)?;
-    let second = if x.id() == y.id() { first.clone() } else { Evaluated::new(op, "y", phi, y, &pivot)? };
-    Ok((first, second))
 }

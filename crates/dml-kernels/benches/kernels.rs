@@ -4,9 +4,9 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use dml_kernels::{
-    Activation, BatchNormConfig, Classes, Closer, Conv2dConfig, add_row, batch_norm2d, conv2d,
-    conv2d_max_pool2d, hardest, l2_normalize, linear, masked_row_log_sum_exp, masked_row_max, matmul,
-    natively, row_top_k, self_divergences, separable_units, softplus, sum_leading,
+    Activation, BatchNormConfig, Classes, Closer, Conv2dConfig, LiftedPairs, LiftedSide, add_row,
+    batch_norm2d, conv2d, conv2d_max_pool2d, hardest, l2_normalize, linear, masked_row_log_sum_exp,
+    masked_row_max, matmul, natively, row_top_k, separable_units, softplus, sum_leading,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -48,7 +48,7 @@ const IDS: [&str; 21] = [
     "conv2d/n8_c64_o64_s32_k3_groups64/f32",
     "conv2d_max_pool2d/n32_c32_o64_s14_k3/f32",
     "batch_norm2d/n32_c64_s32/f32",
-    "self_divergences/n512_d128/f32",
+    "lifted_pairs/n512_d128/f32",
     "hardest/n512/f32",
     "masked_row_max/n512/f32",
     "masked_row_log_sum_exp/n512/f32",
@@ -126,14 +126,18 @@ fn case(id: &str) -> Case {
             // Squared, since the mean alone has no gradient with respect to the input.
             boxed(vars, Box::new(move || batch_norm2d(&x, &gamma, &beta, None, config)?.sqr()?.mean_all()))
         }
-        "self_divergences" => {
+        "lifted_pairs" => {
             let x = x(&[512, 128]);
             boxed(
                 vec![x.clone()],
                 Box::new(move || {
                     // Of ‖x‖², whose matrix is well conditioned.
                     let (value, grad) = (x.sqr()?.sum(1)?, (x.as_tensor() * 2.0)?);
-                    self_divergences(&x, &value, &grad)?.mean_all()
+                    let left = LiftedSide { vectors: &x, constants: &value, sizes: &value };
+                    LiftedPairs::new(left, LiftedSide { vectors: &grad, ..left }, true)?
+                        .complete(None)?
+                        .tensor()?
+                        .mean_all()
                 }),
             )
         }

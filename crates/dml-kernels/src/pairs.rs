@@ -5,23 +5,33 @@
 //! matrix are worked out in one pass over its rows (see [`RowLoss`](crate::RowLoss) and
 //! [`TupleLoss`](crate::TupleLoss)); and one node of the graph leads from the rows to the loss, whose backward pass is
 //! one or two matrix products.
+//!
+//! # Digits
+//! The matrix is one product around a point amid the rows, so an entry is a sum of terms that nearly cancel where a
+//! distance is small beside them. How much cancels is known for each entry. Those that would keep less than four digits
+//! (nine in f64) are *lost*, and computed anew from their two rows alone, value and gradient: distances between rows
+//! here (`rows.rs`), divergences by the caller (`lifted.rs`).
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::buffer::{Buffer, Table};
-use crate::cpu::{Matrix, column_sums, gemm, threads, vectorized, with_slice};
-use crate::normalize::{dot, inverse_length, is_shortest};
+use crate::cpu::{threads, with_slice};
 use crate::real::{Real, on_cpu, with_real};
-use backward::MatrixGradient;
+use crate::variadic::{Results, Variadic, apply};
+use gradient::MatrixGradient;
+use lifted::Lifted;
+use rows::Rows;
 
-mod backward;
+mod gradient;
+mod lifted;
+mod rows;
 
-/// Squared distances below so many roundings of the squared norms cannot be told from 0.
-const ROUNDINGS: f64 = 16.0;
+pub use lifted::{LiftedPairs, LiftedSide};
+
 /// Matrices below this size are not worth a second thread.
 const SHARE_FROM: usize = 16_384;
 
@@ -30,13 +40,26 @@ const SHARE_FROM: usize = 16_384;
 pub enum Pairing {
     /// ⟨x_i, y_j⟩.
     InnerProduct,
-    /// ‖x_i − y_j‖ to a power above 0. What cannot be told from 0 is 0, with gradient 0 but for the square, whose
-    /// gradient 2·(x_i − y_j) has no singularity.
+    /// ‖x_i − y_j‖ to a power above 0. Equal rows have distance 0 with gradient 0, also where a power below 2 has a
+    /// singularity.
     Euclidean {
         /// The power.
         power: f64,
     },
 }
+
+/// An entry is lost that is smaller than this share of the terms that it is the difference of.
+///
+/// A term has an error of some roundings, and an entry may have the relative error of its last digit kept: 5e-5 in
+/// f32, 1e-9 in f64.
+pub(crate) fn lost_below<T: Real>() -> T {
+    const ROUNDINGS: f64 = 4.0;
+    let kept = if T::EPSILON > 1e-10 { 5e-5 } else { 1e-9 };
+    T::from_f64(ROUNDINGS * T::EPSILON / kept)
+}
+
+/// The place of an entry: its row and its column.
+pub(crate) type Place = (u32, u32);
 
 /// The values of all pairs, `[n, m]`, and where their gradient goes.
 #[derive(Clone)]
@@ -53,23 +76,8 @@ enum Source {
     Graph(Tensor),
     /// Only the rows are.
     Rows(Arc<Rows>),
-}
-
-/// The rows that the pairs are made of; one set where it is paired with itself.
-struct Rows {
-    x: Tensor,
-    y: Option<Tensor>,
-    pairing: Pairing,
-    d: usize,
-    left: Prepared,
-    right: Option<Prepared>,
-}
-
-/// Rows as they enter the product: normalized and centered where that is asked for.
-struct Prepared {
-    rows: Table,
-    /// 1/‖row‖, or 0 for a row that was left as it is; empty without normalization.
-    inverse: Table,
+    /// Only vectors and constants of the rows are.
+    Lifted(Arc<Lifted>),
 }
 
 impl fmt::Debug for PairMatrix {
@@ -77,6 +85,7 @@ impl fmt::Debug for PairMatrix {
         let source = match &self.source {
             Source::Graph(_) => "graph".to_owned(),
             Source::Rows(rows) => format!("{:?}", rows.pairing),
+            Source::Lifted(_) => "divergences".to_owned(),
         };
         write!(f, "PairMatrix({} × {}, {source})", self.n, self.m)
     }
@@ -92,9 +101,9 @@ impl PairMatrix {
     ///
     /// ```
     /// # use {candle_core::{Device, Tensor}, dml_kernels::{PairMatrix, Pairing}};
-    /// let x = Tensor::new(&[[0f32, 0.], [3., 4.]], &Device::Cpu)?;
+    /// let x = Tensor::new(&[[0f32, 0.], [3., 4.], [1e6, 0.]], &Device::Cpu)?;
     /// let matrix = PairMatrix::of_rows(&x, None, Pairing::Euclidean { power: 1.0 }, false)?.unwrap();
-    /// assert_eq!(matrix.values(), [0.0, 5.0, 5.0, 0.0]);
+    /// assert_eq!(matrix.values()[..2], [0.0, 5.0]);
     /// # Ok::<(), candle_core::Error>(())
     /// ```
     pub fn of_rows(
@@ -117,36 +126,8 @@ impl PairMatrix {
         if !on_cpu(x) || !on_cpu(other) || x.dtype() != other.dtype() {
             return Ok(None);
         }
-        with_real!(x.dtype(), "pairs", T => {
-            let mut left = with_slice::<T, _>("pairs", x, |x| Ok(prepare(x, d, normalize)))?;
-            let mut right = match y {
-                None => None,
-                Some(y) => Some(with_slice::<T, _>("pairs", y, |y| Ok(prepare(y, d, normalize)))?),
-            };
-            if matches!(pairing, Pairing::Euclidean { .. }) {
-                let of = right.as_ref().map_or(&left.0, |(rows, _)| rows);
-                let mean = column_sums(of, d);
-                let share = <T as Real>::ONE / <T as Real>::from_f64(m.max(1) as f64);
-                let mean: Vec<T> = mean.into_iter().map(|v| v * share).collect();
-                subtract_from_rows(&mut left.0, &mean);
-                if let Some((rows, _)) = &mut right {
-                    subtract_from_rows(rows, &mean);
-                }
-            }
-            let b = right.as_ref().map_or(&left.0, |(rows, _)| rows);
-            let values = all_pairs(&left.0, b, d, pairing);
-            let keep = |(rows, inverse)| Prepared { rows: Table::new(rows), inverse: Table::new(inverse) };
-            let rows = Rows {
-                x: x.clone(),
-                y: y.cloned(),
-                pairing,
-                d,
-                left: keep(left),
-                right: right.map(keep),
-            };
-            let source = Source::Rows(Arc::new(rows));
-            Ok(Some(Self { n, m, values: Arc::new(Table::new(values)), source }))
-        })
+        let (rows, values) = Rows::new(x, y, pairing, normalize)?;
+        Ok(Some(Self { n, m, values: Arc::new(values), source: Source::Rows(Arc::new(rows)) }))
     }
 
     /// A matrix `[n, m]` within a graph, of any device.
@@ -209,29 +190,45 @@ impl PairMatrix {
 
     /// Values with given derivatives by the matrix, as a node of the graph.
     pub(crate) fn attach(&self, result: CpuStorage, shape: Shape, slopes: Table, per: Per) -> Result<Tensor> {
-        let op = |matrix: Self| Attached { result: Mutex::new(Some(result)), shape, slopes, per, matrix };
-        match &self.source {
-            Source::Rows(rows) => match &rows.y {
-                None => rows.x.apply_op1(op(self.clone())),
-                Some(y) => rows.x.apply_op2(y, op(self.clone())),
-            },
-            Source::Graph(matrix) if on_cpu(matrix) => matrix.apply_op1(op(self.clone())),
-            Source::Graph(matrix) => {
-                // The second factor carries the gradient and is exactly 0.
-                let attached = op(self.clone());
-                let up = |host: Tensor| host.to_device(matrix.device())?.to_dtype(matrix.dtype());
-                let Some(result) = attached.take() else { bail!("attached: called twice") };
-                let (slopes, result) = with_real!(self.dtype(), "pairs", T => {
-                    let slopes = attached.slopes.slice::<T>()?.to_vec();
-                    let result = <T as Real>::slice(&result)?.to_vec();
-                    (T::tensor(slopes, &Shape::from((self.n, self.m)))?, T::tensor(result, &attached.shape)?)
-                });
-                let slopes = up(slopes)?;
-                let carrier = ((matrix - matrix.detach())? * slopes)?;
-                let carrier = if per == Per::Row { carrier.sum(1)? } else { carrier.sum_all()? };
-                carrier.reshape(&attached.shape)? + up(result)?
-            }
+        if let Source::Graph(matrix) = &self.source
+            && !on_cpu(matrix)
+        {
+            return self.attach_elsewhere(matrix, &result, &shape, &slopes, per);
         }
+        let (args, wanted): (Vec<&Tensor>, Vec<bool>) = match &self.source {
+            Source::Graph(matrix) => vec![matrix],
+            Source::Rows(rows) => rows.args(),
+            Source::Lifted(lifted) => lifted.args(),
+        }
+        .into_iter()
+        .map(|arg| (arg, arg.track_op()))
+        .unzip();
+        let matrix = self.clone();
+        let op = Attached { result: Mutex::new(Some((result, shape))), slopes, per, wanted, matrix };
+        match apply(op, &args)?.pop() {
+            Some(value) => Ok(value),
+            None => bail!("attached: no result"),
+        }
+    }
+
+    /// The same for a matrix of another device: the second factor carries the gradient and is exactly 0.
+    fn attach_elsewhere(
+        &self,
+        matrix: &Tensor,
+        result: &CpuStorage,
+        shape: &Shape,
+        slopes: &Table,
+        per: Per,
+    ) -> Result<Tensor> {
+        let up = |host: Tensor| host.to_device(matrix.device())?.to_dtype(matrix.dtype());
+        let (slopes, result) = with_real!(self.dtype(), "pairs", T => {
+            let slopes = slopes.slice::<T>()?.to_vec();
+            let result = <T as Real>::slice(result)?.to_vec();
+            (T::tensor(slopes, &Shape::from((self.n, self.m)))?, T::tensor(result, shape)?)
+        });
+        let carrier = ((matrix - matrix.detach())? * up(slopes)?)?;
+        let carrier = if per == Per::Row { carrier.sum(1)? } else { carrier.sum_all()? };
+        carrier.reshape(shape)? + up(result)?
     }
 }
 
@@ -248,25 +245,15 @@ pub(crate) enum Per {
 
 /// A node from the rows, or from the matrix, to values that are known already.
 struct Attached {
-    result: Mutex<Option<CpuStorage>>,
-    shape: Shape,
+    result: Mutex<Option<(CpuStorage, Shape)>>,
     slopes: Table,
     per: Per,
+    /// Which arguments a gradient is wanted of.
+    wanted: Vec<bool>,
     matrix: PairMatrix,
 }
 
 impl Attached {
-    fn take(&self) -> Option<CpuStorage> {
-        self.result.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    fn forward(&self) -> Result<(CpuStorage, Shape)> {
-        match self.take() {
-            Some(result) => Ok((result, self.shape.clone())),
-            None => bail!("attached: called twice"),
-        }
-    }
-
     /// The gradient of the matrix, from that of the result.
     fn gradient<'a, T: Real>(&'a self, grad: &'a [T]) -> Result<MatrixGradient<'a, T>> {
         Ok(match self.per {
@@ -276,64 +263,35 @@ impl Attached {
     }
 }
 
-impl CustomOp1 for Attached {
-    fn name(&self) -> &'static str {
-        "attached"
+impl Variadic for Attached {
+    const NAME: &'static str = "attached";
+    type Kept = ();
+
+    fn forward(&self, _: &[Tensor]) -> Result<(Results, ())> {
+        match self.result.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(result) => Ok((vec![result], ())),
+            None => bail!("attached: called twice"),
+        }
     }
 
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward()
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        with_real!(self.matrix.dtype(), CustomOp1::name(self), T => {
-            match &self.matrix.source {
-                Source::Graph(_) => {
-                    let mut gradient = vec![<T as Real>::ZERO; x.elem_count()];
-                    with_slice::<T, _>("attached", grad, |grad| {
-                        self.gradient(grad)?.write(&mut gradient, self.matrix.entries(), self.matrix.m, None);
-                        Ok(())
-                    })?;
-                    T::tensor(gradient, x.shape()).map(Some)
+    fn backward(&self, args: &[Tensor], (): &(), grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> {
+        let Some(grad) = grads.first().and_then(Option::as_ref) else { return Ok(vec![None; args.len()]) };
+        with_real!(self.matrix.dtype(), Self::NAME, T => {
+            let values = self.matrix.values.slice::<T>()?;
+            let gradients: Vec<Option<Vec<T>>> = with_slice::<T, _>(Self::NAME, grad, |grad| {
+                let gradient = self.gradient(grad)?;
+                match &self.matrix.source {
+                    Source::Graph(_) => {
+                        let mut to_matrix = vec![<T as Real>::ZERO; values.len()];
+                        gradient.write(&mut to_matrix, values, self.matrix.m, None);
+                        Ok(vec![Some(to_matrix)])
+                    }
+                    Source::Rows(rows) => rows.pull_back(values, gradient, &self.wanted),
+                    Source::Lifted(lifted) => lifted.pull_back(values, gradient),
                 }
-                Source::Rows(rows) => {
-                    let values = self.matrix.values.slice()?;
-                    let (to_x, _) = with_slice::<T, _>("attached", grad, |grad| {
-                        rows.pull_back(values, self.gradient(grad)?, true, false)
-                    })?;
-                    T::tensor(to_x, x.shape()).map(Some)
-                }
-            }
-        })
-    }
-}
-
-impl CustomOp2 for Attached {
-    fn name(&self) -> &'static str {
-        "attached"
-    }
-
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward()
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        y: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let Source::Rows(rows) = &self.matrix.source else { bail!("attached: two operands without rows") };
-        let (want_x, want_y) = (x.track_op(), y.track_op());
-        with_real!(self.matrix.dtype(), CustomOp2::name(self), T => {
-            let values = self.matrix.values.slice()?;
-            let (to_x, to_y) = with_slice::<T, _>("attached", grad, |grad| {
-                rows.pull_back(values, self.gradient(grad)?, want_x, want_y)
             })?;
-            let to_x = want_x.then(|| T::tensor(to_x, x.shape())).transpose()?;
-            let to_y = want_y.then(|| T::tensor(to_y, y.shape())).transpose()?;
-            Ok((to_x, to_y))
+            let each = gradients.into_iter().zip(args);
+            each.map(|(g, arg)| g.map(|g| T::tensor(g, arg.shape())).transpose()).collect()
         })
     }
 }
@@ -347,80 +305,21 @@ pub(crate) fn by_rows<T: Send>(out: &mut [T], m: usize, f: impl Fn(usize, &mut [
     out.par_chunks_mut(piece).enumerate().for_each(|(i, out)| f(i * piece, out));
 }
 
+/// As [`by_rows`], with what each piece finds, in the order of the pieces.
+pub(crate) fn found_by_rows<T: Send, R: Send>(
+    out: &mut [T],
+    m: usize,
+    f: impl Fn(usize, &mut [T]) -> Vec<R> + Sync,
+) -> Vec<R> {
+    let piece = piece_rows(out.len() / m.max(1), m) * m;
+    if piece == 0 || piece >= out.len() {
+        return f(0, out);
+    }
+    let each: Vec<Vec<R>> = out.par_chunks_mut(piece).enumerate().map(|(i, out)| f(i * piece, out)).collect();
+    each.into_iter().flatten().collect()
+}
+
 /// How many rows a piece has.
 pub(crate) fn piece_rows(n: usize, m: usize) -> usize {
     if n * m < SHARE_FROM || threads() == 1 { n } else { n.div_ceil(4 * threads()) }
-}
-
-/// Rows, divided by their length where that is asked for, and the inverse lengths.
-fn prepare<T: Real>(x: &[T], d: usize, normalize: bool) -> (Buffer<T>, Buffer<T>) {
-    let mut rows = Buffer::copy_of(x);
-    let mut inverse = Buffer::stale(0);
-    if normalize {
-        inverse = Buffer::zeros(x.len() / d);
-        normalize_rows(&mut rows, &mut inverse, d);
-    }
-    (rows, inverse)
-}
-
-vectorized! {
-    fn normalize_rows<T: Real>(rows: &mut [T], inverse: &mut [T], d: usize) {
-        for (row, inverse) in rows.chunks_exact_mut(d).zip(inverse) {
-            let scale = inverse_length(row);
-            if !is_shortest(scale) {
-                *inverse = scale;
-                row.iter_mut().for_each(|v| *v = *v * scale);
-            }
-        }
-    }
-}
-
-vectorized! {
-    fn subtract_from_rows<T: Real>(rows: &mut [T], mean: &[T]) {
-        for row in rows.chunks_exact_mut(mean.len().max(1)) {
-            row.iter_mut().zip(mean).for_each(|(v, &m)| *v = *v - m);
-        }
-    }
-}
-
-vectorized! {
-    fn squared_lengths<T: Real>(rows: &[T], d: usize, out: &mut [T]) {
-        for (out, row) in out.iter_mut().zip(rows.chunks_exact(d)) {
-            *out = dot(row, row);
-        }
-    }
-}
-
-/// The matrix of prepared rows.
-fn all_pairs<T: Real>(a: &[T], b: &[T], d: usize, pairing: Pairing) -> Buffer<T> {
-    let (n, m) = (a.len() / d, b.len() / d);
-    let mut out = Buffer::stale(n * m);
-    gemm(&mut out, Matrix::new(a, n, d), Matrix::new(b, m, d).t(), false, true);
-    if let Pairing::Euclidean { power } = pairing {
-        let (mut aa, mut bb) = (vec![T::ZERO; n], vec![T::ZERO; m]);
-        squared_lengths(a, d, &mut aa);
-        squared_lengths(b, d, &mut bb);
-        by_rows(&mut out, m, |start, out| distances(out, &aa[start / m.max(1)..], &bb, power));
-    }
-    out
-}
-
-vectorized! {
-    fn distances<T: Real>(out: &mut [T], aa: &[T], bb: &[T], power: f64) {
-        let floor = T::from_f64(ROUNDINGS * T::EPSILON);
-        let (two, half) = (T::ONE + T::ONE, T::from_f64(0.5 * power));
-        for (row, &aa) in out.chunks_exact_mut(bb.len().max(1)).zip(aa) {
-            for (o, &bb) in row.iter_mut().zip(bb) {
-                let scale = aa + bb;
-                let square = scale - two * *o;
-                // Neither a NaN nor squares that overflow are a distance of 0.
-                *o = if (square <= floor * scale) & (scale < T::ONE / T::ZERO) { T::ZERO } else { square };
-            }
-            if power == 1.0 {
-                row.iter_mut().for_each(|o| *o = o.sqrt());
-            } else if power != 2.0 {
-                row.iter_mut().for_each(|o| *o = if *o == T::ZERO { T::ZERO } else { o.powf(half) });
-            }
-        }
-    }
 }

@@ -28,6 +28,8 @@ pub trait Real:
     const NEG_INFINITY: Self;
     /// The spacing of numbers at 1.
     const EPSILON: f64;
+    /// Steps below this are near: power series of seven terms are exact to a rounding there.
+    const NEAR: f64;
     /// |x|.
     fn abs(self) -> Self;
     /// √x.
@@ -136,6 +138,7 @@ macro_rules! plain_arithmetic {
 
 impl Real for f32 {
     plain_arithmetic!(f32, F32);
+    const NEAR: f64 = 0.25;
 
     /// Cody–Waite reduction to r = x − n·ln 2, |r| ≤ ln 2 / 2, and a Taylor polynomial of degree 7, whose
     /// remainder there, r⁸/8! ≤ 6e-9, is a tenth of a rounding.
@@ -186,6 +189,7 @@ impl Real for f32 {
 
 impl Real for f64 {
     plain_arithmetic!(f64, F64);
+    const NEAR: f64 = 0.02;
 
     #[inline(always)]
     fn exp_fast(self) -> Self {

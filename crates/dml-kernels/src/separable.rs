@@ -11,12 +11,14 @@
 //! back from memory.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{contiguous, lane_sum, threads, vectorized, with_slices};
+use crate::convex_network::ConvexActivation;
+use crate::cpu::{contiguous, lane_sum, share, threads, vectorized, with_slices};
 use crate::real::{Real, on_cpu, with_real};
-use crate::softplus::{above_kink, increment_of, sigmoid, sigmoid_of, softplus_increment};
+use crate::softplus::{Rise, above_kink, rise_from, sigmoid_of};
+use crate::unit_divergence::{native, step_of, unit_divergence};
 
 /// Σ_j value_ij `[n]` and slope_ij `[n, d]` of softplus units: `shift` `[n, d]`; `scale` s, `at_pivot` z₀ and
 /// `height` a, each `[d, k]`.
@@ -50,17 +52,164 @@ pub fn separable_units(
         return Ok((both.get(0)?.sum(D::Minus1)?, both.get(1)?));
     }
     let flat = |t: &Tensor| t.reshape((1, d * k));
-    let sign = at_pivot.detach().gt(0.0)?.to_dtype(at_pivot.dtype())?.affine(-2.0, 1.0)?; // −1 mirrors
-    let (scale, at_pivot) = ((scale * &sign)?, (at_pivot * &sign)?);
     let beside = shift.unsqueeze(2)?.broadcast_as((n, d, k))?.reshape((n, d * k))?;
-    let delta = beside.broadcast_mul(&flat(&scale)?)?;
-    let (z0, height) = (flat(&at_pivot)?, flat(height)?);
-    let slope0 = sigmoid(&z0)?;
-    let bend = (softplus_increment(&z0, &delta)? - delta.broadcast_mul(&slope0)?)?;
+    let delta = beside.broadcast_mul(&flat(scale)?)?;
+    let (z0, height) = (flat(at_pivot)?.broadcast_as((n, d * k))?, flat(height)?);
+    let (_, bend, growth) = native(ConvexActivation::Softplus, &z0, &delta)?;
     let value = bend.broadcast_mul(&height)?.sum(D::Minus1)?;
-    let slope = sigmoid(&delta.broadcast_add(&z0)?)?.broadcast_sub(&slope0)?;
-    let weight = (height * flat(&scale)?)?;
-    Ok((value, slope.broadcast_mul(&weight)?.reshape((n, d, k))?.sum(D::Minus1)?))
+    let weight = (height * flat(scale)?)?;
+    Ok((value, growth.broadcast_mul(&weight)?.reshape((n, d, k))?.sum(D::Minus1)?))
+}
+
+/// Σ_jk a·D_softplus(z + s·step ‖ z) with z = s·at + knee, to the relative precision of the step: `step` and `at`
+/// `[n, d]`; `scale` s, `knee` and `height` a, each `[d, k]` → `[n]`.
+///
+/// # Errors
+/// When the shapes disagree.
+pub fn separable_divergence(
+    step: &Tensor,
+    at: &Tensor,
+    scale: &Tensor,
+    knee: &Tensor,
+    height: &Tensor,
+) -> Result<Tensor> {
+    let (n, d) = crate::rows::matrix("separable_divergence", "step", step)?;
+    let (_, k) = crate::rows::matrix("separable_divergence", "scale", scale)?;
+    if at.dims() != [n, d] || [scale, knee, height].iter().any(|t| t.dims() != [d, k]) {
+        bail!(
+            "separable_divergence: `at` has shape {:?}, `scale` {:?}, `knee` {:?}, `height` {:?}; expected [{n}, {d}] \
+             and [{d}, k] each",
+            at.dims(),
+            scale.dims(),
+            knee.dims(),
+            height.dims()
+        );
+    }
+    if on_cpu(step) {
+        let units = Tensor::stack(&[scale, knee, height], 0)?; // [3, d, k]
+        let (step, at) = (step.contiguous()?, at.contiguous()?);
+        return step.apply_op3(&at, &units, PairedUnits { d, k })?.sum(D::Minus1);
+    }
+    let flat = |t: &Tensor| t.reshape((1, d * k));
+    let beside = |t: &Tensor| t.unsqueeze(2)?.broadcast_as((n, d, k))?.reshape((n, d * k));
+    let step = beside(step)?.broadcast_mul(&flat(scale)?)?;
+    let z = beside(at)?.broadcast_mul(&flat(scale)?)?.broadcast_add(&flat(knee)?)?;
+    let (_, each) = unit_divergence(ConvexActivation::Softplus, &z, &step)?;
+    each.broadcast_mul(&flat(height)?)?.sum(D::Minus1)
+}
+
+/// From `[n, d]` (steps), `[n, d]` (points) and `[3, d, k]` (s, knee, a) to `[n, d]`, a sum over the units of each
+/// coordinate.
+struct PairedUnits {
+    d: usize,
+    k: usize,
+}
+
+impl PairedUnits {
+    /// s, knee and a of unit (j, k).
+    fn unit<T: Real>(&self, units: &[T], j: usize, k: usize) -> [f64; 3] {
+        let part = |p: usize| units[(p * self.d + j) * self.k + k].to_f64();
+        [part(0), part(1), part(2)]
+    }
+}
+
+impl CustomOp3 for PairedUnits {
+    fn name(&self) -> &'static str {
+        "separable_divergence"
+    }
+
+    fn cpu_fwd(
+        &self,
+        step: &CpuStorage,
+        step_layout: &Layout,
+        at: &CpuStorage,
+        at_layout: &Layout,
+        units: &CpuStorage,
+        units_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        with_real!(step.dtype(), self.name(), T => {
+            let step = contiguous(self.name(), <T as Real>::slice(step)?, step_layout)?;
+            let at = contiguous(self.name(), <T as Real>::slice(at)?, at_layout)?;
+            let units = contiguous(self.name(), <T as Real>::slice(units)?, units_layout)?;
+            let mut out = vec![<T as Real>::ZERO; step.len()];
+            share(&mut out, 1, |start, out| {
+                for (i, out) in (start..).zip(out) {
+                    let (step, at) = (Real::to_f64(step[i]), Real::to_f64(at[i]));
+                    let each = (0..self.k).map(|k| {
+                        let [scale, knee, height] = self.unit(units, i % self.d, k);
+                        height * step_of(ConvexActivation::Softplus, scale * at + knee, scale * step).divergence
+                    });
+                    *out = <T as Real>::from_f64(each.sum());
+                }
+            });
+            Ok((T::storage(out), step_layout.shape().clone()))
+        })
+    }
+
+    fn bwd(
+        &self,
+        step: &Tensor,
+        at: &Tensor,
+        units: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let op = self.name();
+        with_real!(step.dtype(), op, T => {
+            let found = with_slices::<T, 4, _>(op, [step, at, units, grad], |[step, at, units, grad]| {
+                Ok(self.backward(step, at, units, grad))
+            })?;
+            let [to_step, to_at, to_units] = found;
+            Ok((
+                Some(T::tensor(to_step, step.shape())?),
+                Some(T::tensor(to_at, at.shape())?),
+                Some(T::tensor(to_units, units.shape())?),
+            ))
+        })
+    }
+}
+
+impl PairedUnits {
+    /// The gradients of steps, points and units, a coordinate at a time.
+    fn backward<T: Real>(&self, step: &[T], at: &[T], units: &[T], grad: &[T]) -> [Vec<T>; 3] {
+        let (d, k) = (self.d, self.k);
+        let n = step.len() / d.max(1);
+        let coordinate = |j: usize| -> (Vec<[T; 2]>, Vec<[f64; 3]>) {
+            let (mut rows, mut sums) = (Vec::with_capacity(n), vec![[0.0; 3]; k]);
+            for i in 0..n {
+                let [step, at, g] = [step, at, grad].map(|t| t[i * d + j].to_f64());
+                let (mut to_step, mut to_at) = (0.0, 0.0);
+                if g != 0.0 {
+                    for (k, sums) in sums.iter_mut().enumerate() {
+                        let [scale, knee, height] = self.unit(units, j, k);
+                        let unit = step_of(ConvexActivation::Softplus, scale * at + knee, scale * step);
+                        let (by_step, by_z) = (unit.growth, unit.growth - unit.turn);
+                        to_step += g * height * scale * by_step;
+                        to_at += g * height * scale * by_z;
+                        sums[0] += g * height * (by_step * step + by_z * at);
+                        sums[1] += g * height * by_z;
+                        sums[2] += g * unit.divergence;
+                    }
+                }
+                rows.push([T::from_f64(to_step), T::from_f64(to_at)]);
+            }
+            (rows, sums)
+        };
+        let columns: Vec<_> = (0..d).into_par_iter().map(coordinate).collect();
+        let [mut to_step, mut to_at] = [vec![T::ZERO; n * d], vec![T::ZERO; n * d]];
+        let mut to_units = vec![T::ZERO; 3 * d * k];
+        for (j, (rows, sums)) in columns.into_iter().enumerate() {
+            for (i, [a, b]) in rows.into_iter().enumerate() {
+                (to_step[i * d + j], to_at[i * d + j]) = (a, b);
+            }
+            for (k, sums) in sums.into_iter().enumerate() {
+                for (p, sum) in sums.into_iter().enumerate() {
+                    to_units[(p * d + j) * self.k + k] = T::from_f64(sum);
+                }
+            }
+        }
+        [to_step, to_at, to_units]
+    }
 }
 
 /// From `[n, d]` and `[3, d, k]` (s, z₀, a) to `[2, n, d]` (values, slopes).
@@ -185,8 +334,9 @@ vectorized! {
         let Unit { scale, at_pivot, height, slope0, above0, .. } = *unit;
         for ((value, slope), &delta) in values.iter_mut().zip(slopes).zip(shift) {
             let step = scale * delta;
-            *value += height * (increment_of(at_pivot, above0, step) - slope0 * step);
-            *slope += height * scale * (sigmoid_of(at_pivot + step) - slope0);
+            let Rise { bend, growth, .. } = rise_from(at_pivot, slope0, above0, step);
+            *value += height * bend;
+            *slope += height * scale * growth;
         }
     }
 }
@@ -201,12 +351,13 @@ vectorized! {
         let outputs = curvature.iter_mut().zip(to_scale).zip(to_pivot).zip(to_height);
         for (((&delta, &gv), &gs), (((curvature, to_scale), to_pivot), to_height)) in inputs.zip(outputs) {
             let step = s * delta;
-            let slope = sigmoid_of(z0 + step);
-            let (rise, bend) = (slope - s0, slope * (T::ONE - slope));
+            let Rise { bend: own, growth: rise, .. } = rise_from(z0, s0, above0, step);
+            let slope = s0 + rise;
+            let bend = slope * (T::ONE - slope);
             *curvature += a * s * s * bend;
             *to_scale = a * (gv * delta * rise + gs * (rise + step * bend));
             *to_pivot = a * (gv * (rise - bend0 * step) + gs * s * (bend - bend0));
-            *to_height = gv * (increment_of(z0, above0, step) - s0 * step) + gs * s * rise;
+            *to_height = gv * own + gs * s * rise;
         }
     }
 }

@@ -2,7 +2,7 @@
 //! row of zeros, and no NaN from an entry that a mask leaves out.
 
 use candle_core::{D, DType, Device, Tensor};
-use dml_kernels::{PairMatrix, Pairing};
+use dml_kernels::{LiftedPairs, LiftedSide, PairMatrix, Pairing};
 
 use crate::Result;
 
@@ -77,30 +77,34 @@ pub(crate) fn normalize_rows(x: &Tensor, p: f64) -> Result<Tensor> {
     Ok(x.broadcast_div(&fill_unless(&norm, &long, 1.0)?)?)
 }
 
-/// Squared Euclidean distances as one matrix product around the mean: `[n, d]`, `[m, d]` → `[n, m]`.
-///
-/// Entries that cannot be told from 0 in this precision are 0 with gradient 0: equal rows, and the diagonal.
+/// Squared Euclidean distances as one matrix product around a point amid the rows: `[n, d]`, `[m, d]` → `[n, m]`, those of
+/// close rows from their difference.
 pub(crate) fn squared_distances(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let same = x.id() == y.id();
     let other = if same { None } else { Some(y) };
     if let Some(matrix) = PairMatrix::of_rows(x, other, Pairing::Euclidean { power: 2.0 }, false)? {
         return Ok(matrix.tensor()?);
     }
-    let pivot = y.detach().mean_keepdim(0)?; // [1, d]
-    let x = x.broadcast_sub(&pivot)?; // [n, d]
-    let y = if same { x.clone() } else { y.broadcast_sub(&pivot)? }; // [m, d]
-    let xx = x.sqr()?.sum_keepdim(1)?; // [n, 1]
-    let yy = if same { xx.clone() } else { y.sqr()?.sum_keepdim(1)? }; // [m, 1]
-    let (one_x, one_y) = (ones_like(&xx)?, ones_like(&yy)?);
-    // Norms ride along in the product: its backward pass then sums over rows as a product too.
-    let left = Tensor::cat(&[&(&x * -2.0)?, &xx, &one_x], 1)?; // [n, d+2]
-    let right = Tensor::cat(&[&y, &one_y, &yy], 1)?; // [m, d+2]
-    let squared = left.matmul(&right.t()?)?; // [n, m]
-    let scale = xx.detach().broadcast_add(&yy.detach().t()?)?; // [n, m]
-    let epsilon = if x.dtype() == DType::F64 { f64::EPSILON } else { f64::from(f32::EPSILON) };
-    let bound = (scale * (16.0 * epsilon))?;
-    let near = (squared.detach().le(&bound)? * bound.lt(f64::INFINITY)?)?; // not where the squares overflow
-    fill_unless(&squared, &near.eq(0u8)?, 0.0)
+    // ‖x − y‖² = ‖x̃‖² + ‖ỹ‖² − ⟨x̃, 2ỹ⟩ around a point amid the rows.
+    let pivot = dml_kernels::center(&[y])?; // [1, d]
+    let lifted = |t: &Tensor| -> Result<(Tensor, Tensor)> {
+        let shift = t.broadcast_sub(&pivot)?;
+        let square = shift.sqr()?.sum(D::Minus1)?;
+        Ok((shift, square))
+    };
+    let (shift, square) = lifted(x)?; // [n, d], [n]
+    let (other, other_square) = if same { (shift.clone(), square.clone()) } else { lifted(y)? };
+    let doubled = (other * 2.0)?;
+    let left = LiftedSide { vectors: &shift, constants: &square, sizes: &square };
+    let right = LiftedSide { vectors: &doubled, constants: &other_square, sizes: &other_square };
+    let pairs = LiftedPairs::new(left, right, same)?;
+    if pairs.lost().is_empty() {
+        return Ok(pairs.complete(None)?.tensor()?);
+    }
+    let (rows, columns): (Vec<u32>, Vec<u32>) = pairs.lost().iter().copied().unzip();
+    let of = |t: &Tensor, index: Vec<u32>| t.index_select(&Tensor::new(index, t.device())?, 0);
+    let exact = (of(x, rows)? - of(y, columns)?)?.sqr()?.sum(D::Minus1)?;
+    Ok(pairs.complete(Some(&exact))?.tensor()?)
 }
 
 /// Entries `(row, col)` of a matrix: `[n, m]` and k index pairs → `[k]`.

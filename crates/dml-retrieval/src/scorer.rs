@@ -13,8 +13,9 @@ use crate::{Error, Result};
 pub use divergence::Divergence;
 pub use matrix::Matrix;
 
-/// The most distances held at once: 32 MiB of f64. Results do not depend on it.
+/// The most distances held at once: 32 MiB of f64, or those of sixteen queries. Results do not depend on it.
 const BLOCK_ENTRIES: usize = 1 << 22;
+const LEAST_QUERIES: usize = 16;
 
 /// Which of two scores belongs to the nearer item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,7 +78,7 @@ pub(crate) fn for_each_query<W: PerQuery>(
     work: &W,
 ) -> Result<Vec<W::Output>> {
     let (n, m) = scorer.dims();
-    let step = (BLOCK_ENTRIES / m.max(1)).clamp(1, n.max(1));
+    let step = (BLOCK_ENTRIES / m.max(1) / LEAST_QUERIES * LEAST_QUERIES).max(LEAST_QUERIES);
     let mut out = Vec::with_capacity(n);
     for start in (0..n).step_by(step) {
         let rows = start..n.min(start + step);

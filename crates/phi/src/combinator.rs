@@ -3,9 +3,8 @@
 use candle_core::{DType, Device, Tensor, Var};
 use dml_kernels::matmul;
 
-use crate::factored::factors_of;
-use crate::tensor::{Draw, affine, check_pivot, constant_var, parameter, require, shift, widened};
-use crate::{Domain, Error, Factored, Factors, Generator, Parameter, Result};
+use crate::tensor::{Draw, affine, check_pivot, constant_var, parameter, require, rounded_once, shift};
+use crate::{Domain, Error, Generator, Parameter, Result};
 
 fn prefixed(prefix: &str, phi: &dyn Generator) -> Vec<Parameter> {
     let named = |p: Parameter| Parameter::new(format!("{prefix}.{}", p.name), &p.var);
@@ -27,6 +26,7 @@ fn prefixed(prefix: &str, phi: &dyn Generator) -> Vec<Parameter> {
 pub struct Sum {
     parts: Vec<Box<dyn Generator>>, // never empty
     domain: Domain,
+    closure: Domain,
     dim: Option<usize>,
 }
 
@@ -40,13 +40,11 @@ impl Sum {
         let dims: Vec<usize> = parts.iter().filter_map(|p| p.dim()).collect();
         let agree = dims.windows(2).all(|w| w[0] == w[1]);
         require(agree, "Sum", "parts", format_args!("of dimensions {dims:?}"), "parts of one dimension")?;
-        let rank = |domain: &Domain| match domain {
-            Domain::Reals => 0,
-            Domain::PositiveOrthant => 1,
-            Domain::Simplex => 2,
+        let common = |domain: fn(&dyn Generator) -> Domain| {
+            parts.iter().map(|p| domain(&**p)).fold(Domain::Reals, Domain::intersection)
         };
-        let domain = parts.iter().map(|p| p.domain()).max_by_key(rank).unwrap_or(Domain::Reals);
-        Ok(Self { parts, domain, dim: dims.first().copied() })
+        let (domain, closure) = (common(|p| p.domain()), common(|p| p.closure()));
+        Ok(Self { domain, closure, dim: dims.first().copied(), parts })
     }
 
     fn add(&self, part: impl Fn(&dyn Generator) -> Result<(Tensor, Tensor)>) -> Result<(Tensor, Tensor)> {
@@ -62,6 +60,10 @@ impl Sum {
 impl Generator for Sum {
     fn domain(&self) -> Domain {
         self.domain
+    }
+
+    fn closure(&self) -> Domain {
+        self.closure
     }
 
     fn value(&self, x: &Tensor) -> Result<Tensor> {
@@ -80,13 +82,13 @@ impl Generator for Sum {
 
     fn centered(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
         check_pivot("Sum::centered", x, pivot)?;
-        self.check("Sum::centered", "x", x)?;
+        self.check_in(self.closure, "Sum::centered", "x", x)?;
         self.add(|phi| phi.centered(x, pivot))
     }
 
-    /// Where a part has factors of its own.
-    fn factored(&self) -> Option<&dyn Factored> {
-        self.parts.iter().any(|phi| phi.factored().is_some()).then_some(self)
+    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+        let first = self.parts[0].divergence(step, y)?;
+        self.parts[1..].iter().try_fold(first, |sum, phi| Ok((sum + phi.divergence(step, y)?)?))
     }
 
     fn dim(&self) -> Option<usize> {
@@ -99,13 +101,6 @@ impl Generator for Sum {
 
     fn parameters(&self) -> Vec<Parameter> {
         self.parts.iter().enumerate().flat_map(|(i, phi)| prefixed(&i.to_string(), &**phi)).collect()
-    }
-}
-
-impl Factored for Sum {
-    fn factors(&self, x: &Tensor, pivot: &Tensor) -> Result<Factors> {
-        let each: Result<Vec<_>> = self.parts.iter().map(|phi| factors_of(&**phi, x, pivot)).collect();
-        Factors::sum(&each?)
     }
 }
 
@@ -146,6 +141,10 @@ impl Generator for Scaled {
         self.inner.domain()
     }
 
+    fn closure(&self) -> Domain {
+        self.inner.closure()
+    }
+
     fn value(&self, x: &Tensor) -> Result<Tensor> {
         Ok((self.inner.value(x)? * self.scale)?)
     }
@@ -158,8 +157,8 @@ impl Generator for Scaled {
         self.times(self.inner.centered(x, pivot)?)
     }
 
-    fn factored(&self) -> Option<&dyn Factored> {
-        self.inner.factored().is_some().then_some(self)
+    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+        Ok((self.inner.divergence(step, y)? * self.scale)?)
     }
 
     fn dim(&self) -> Option<usize> {
@@ -176,12 +175,6 @@ impl Generator for Scaled {
 
     fn parameters(&self) -> Vec<Parameter> {
         self.inner.parameters()
-    }
-}
-
-impl Factored for Scaled {
-    fn factors(&self, x: &Tensor, pivot: &Tensor) -> Result<Factors> {
-        factors_of(&*self.inner, x, pivot)?.scaled(self.scale)
     }
 }
 
@@ -273,21 +266,26 @@ impl Generator for AffineInput {
     fn value_and_grad(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         self.check(AFFINE, "x", x)?;
         let (value, grad) = self.inner.value_and_grad(&affine(x, &self.weight, &self.bias)?)?;
-        Ok((value, matmul(&grad, &self.weight)?))
+        Ok((value, matmul(&grad, &self.weight.to_dtype(grad.dtype())?)?))
     }
 
     fn centered(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
         check_pivot("AffineInput::centered", x, pivot)?;
         self.check("AffineInput::centered", "x", x)?;
-        let image = affine(pivot, &self.weight, &self.bias)?; // of the pivot, [1, m]
-        // The image of x as that of μ plus A(x − μ), so that the difference the inner generator takes is A(x − μ).
-        let moved = matmul(&shift(x, pivot)?, &self.weight.t()?)?; // [n, m]
-        let (value, grad) = self.inner.centered(&moved.broadcast_add(&image)?, &image)?;
-        Ok((value, matmul(&grad, &self.weight)?))
+        // What the inner generator takes as a difference is A(x − μ), which rounding of the images would cover.
+        rounded_once(x, pivot, |x, pivot| {
+            let weight = self.weight.to_dtype(x.dtype())?;
+            let image = affine(pivot, &self.weight, &self.bias)?; // of the pivot, [1, m]
+            let moved = matmul(&shift(x, pivot)?, &weight.t()?)?; // [n, m]
+            let (value, grad) = self.inner.centered(&moved.broadcast_add(&image)?, &image)?;
+            Ok((value, matmul(&grad, &weight)?))
+        })
     }
 
-    fn factored(&self) -> Option<&dyn Factored> {
-        self.inner.factored().is_some().then_some(self)
+    /// D_ψ(Ay + b + A(x − y) ‖ Ay + b).
+    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+        let moved = matmul(step, &self.weight.to_dtype(step.dtype())?.t()?)?; // [n, m]
+        self.inner.divergence(&moved, &affine(y, &self.weight, &self.bias)?)
     }
 
     fn dim(&self) -> Option<usize> {
@@ -306,13 +304,6 @@ impl Generator for AffineInput {
     fn parameters(&self) -> Vec<Parameter> {
         let own = [Parameter::new("A", &self.weight), Parameter::new("b", &self.bias)];
         own.into_iter().chain(prefixed("inner", &*self.inner)).collect()
-    }
-}
-
-impl Factored for AffineInput {
-    fn factors(&self, x: &Tensor, pivot: &Tensor) -> Result<Factors> {
-        let image = |x: &Tensor| affine(&widened(x)?, &self.weight, &self.bias);
-        factors_of(&*self.inner, &image(x)?, &image(pivot)?.detach())
     }
 }
 
@@ -364,8 +355,10 @@ impl Generator for Even {
         Self::halves(self.inner.centered(x, pivot)?, self.inner.centered(&x.neg()?, &pivot.neg()?)?)
     }
 
-    fn factored(&self) -> Option<&dyn Factored> {
-        self.inner.factored().is_some().then_some(self)
+    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+        let (here, there) =
+            (self.inner.divergence(step, y)?, self.inner.divergence(&step.neg()?, &y.neg()?)?);
+        Ok(((here + there)? * 0.5)?)
     }
 
     fn dim(&self) -> Option<usize> {
@@ -378,12 +371,5 @@ impl Generator for Even {
 
     fn parameters(&self) -> Vec<Parameter> {
         self.inner.parameters()
-    }
-}
-
-impl Factored for Even {
-    fn factors(&self, x: &Tensor, pivot: &Tensor) -> Result<Factors> {
-        let here = factors_of(&*self.inner, x, pivot)?;
-        Factors::sum(&[here, factors_of(&*self.inner, &x.neg()?, &pivot.neg()?)?])?.scaled(0.5)
     }
 }

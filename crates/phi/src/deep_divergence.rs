@@ -8,9 +8,9 @@ use candle_core::{D, DType, Device, Tensor};
 use dml_kernels::matmul;
 use serde::{Deserialize, Serialize};
 
-use crate::factored::behind;
-use crate::tensor::{check_pivot, require, shift, widened, winner};
-use crate::{Activation, Domain, Factored, Factors, Generator, Icnn, IcnnConfig, Parameter, Result};
+use crate::log_sum_exp::behind;
+use crate::tensor::{check_pivot, require, rounded_once, shift, winner};
+use crate::{Activation, Domain, Generator, Icnn, IcnnConfig, Parameter, Result};
 
 /// The shape of a [`DeepDivergence`] and how it starts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,9 +22,7 @@ pub struct DeepDivergenceConfig {
     pub widths: Vec<usize>,
     /// The sub-networks' activation. Default softplus.
     pub activation: Activation,
-    /// ε ≥ 0 of a common ε/2‖x‖². Default 0.1. Without it the divergence has no least size, and is computed in f64 on
-    /// the CPU. With an ε so small that divergences within a piece are 1e-4 of those between pieces and less, f32
-    /// keeps the digits of the latter.
+    /// ε ≥ 0 of a common ε/2‖x‖². Default 0.1.
     pub curvature: f64,
     /// The root mean square of the coordinates the networks will see. Default 1.
     pub input_scale: f64,
@@ -109,34 +107,6 @@ impl DeepDivergence {
         Ok(Tensor::stack(&scores?, 1)?)
     }
 
-    /// w_k − w_m and ∇w_k − ∇w_m at a pivot where m wins, for every k: `[1]` and `[1, d]`.
-    ///
-    /// Far from the origin these are small differences of large numbers. In f32 on the CPU the numbers come from the
-    /// networks in f64, and the gradients from the f32 graph, which needs no such care.
-    fn leads(&self, pivot: &Tensor) -> Result<Vec<(Tensor, Tensor)>> {
-        let plain = Self::ahead(&self.nets, pivot)?;
-        let wide = widened(pivot)?;
-        if wide.dtype() == pivot.dtype() {
-            return Ok(plain);
-        }
-        let nets: Result<Vec<_>> = self.nets.iter().map(Icnn::frozen_in_f64).collect();
-        let exact = Self::ahead(&nets?, &wide)?;
-        let take = |plain: Tensor, exact: Tensor| -> Result<Tensor> {
-            let missing = (exact.detach().to_dtype(plain.dtype())? - plain.detach())?;
-            Ok((plain + missing)?)
-        };
-        let pairs = plain.into_iter().zip(exact);
-        pairs.map(|((value, grad), exact)| Ok((take(value, exact.0)?, take(grad, exact.1)?))).collect()
-    }
-
-    fn ahead(nets: &[Icnn], pivot: &Tensor) -> Result<Vec<(Tensor, Tensor)>> {
-        let at: Result<Vec<_>> = nets.iter().map(|net| net.value_and_grad(pivot)).collect();
-        let (values, grads): (Vec<_>, Vec<_>) = at?.into_iter().unzip();
-        let (value0, grad0) = Self::pick(&Tensor::stack(&values, 1)?, &grads)?; // [1], [1, d]
-        let pairs = values.iter().zip(&grads);
-        pairs.map(|(value, grad)| Ok(((value - &value0)?, (grad - &grad0)?))).collect()
-    }
-
     /// Picks from each row the entry and the gradient of its winner: values `[n]` and gradients `[n, d]` a net.
     fn pick(scores: &Tensor, grads: &[Tensor]) -> Result<(Tensor, Tensor)> {
         let mask = winner(scores)?; // [n, K]
@@ -175,20 +145,42 @@ impl Generator for DeepDivergence {
     fn centered(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
         check_pivot("DeepDivergence::centered", x, pivot)?;
         self.check("DeepDivergence::centered", "x", x)?;
-        let shift = shift(x, pivot)?;
-        let (mut scores, mut grads) = (Vec::new(), Vec::new());
-        for (net, (ahead, tilt)) in self.nets.iter().zip(self.leads(pivot)?) {
-            let (own, own_grad) = net.centered(x, pivot)?; // [n], [n, d]
-            let lead = matmul(&shift, &tilt.t()?)?.squeeze(1)?; // [n]
-            scores.push((own + lead)?.broadcast_add(&ahead)?);
-            grads.push(own_grad.broadcast_add(&tilt)?);
-        }
-        Self::pick(&Tensor::stack(&scores, 1)?, &grads)
+        // Differences of networks, which are small beside each of them.
+        rounded_once(x, pivot, |x, pivot| {
+            let at: Result<Vec<_>> = self.nets.iter().map(|net| net.value_and_grad(pivot)).collect();
+            let (values, grads): (Vec<_>, Vec<_>) = at?.into_iter().unzip();
+            let (value0, grad0) = Self::pick(&Tensor::stack(&values, 1)?, &grads)?; // [1], [1, d]
+            let shift = shift(x, pivot)?;
+            let mut each = (Vec::new(), Vec::new());
+            for (net, (value, grad)) in self.nets.iter().zip(values.iter().zip(&grads)) {
+                let (own, own_grad) = net.centered(x, pivot)?; // [n], [n, d]
+                let (ahead, tilt) = ((value - &value0)?, (grad - &grad0)?); // [1], [1, d]
+                let lead = matmul(&shift, &tilt.t()?)?.squeeze(1)?; // [n]
+                each.0.push((own + lead)?.broadcast_add(&ahead)?);
+                each.1.push(own_grad.broadcast_add(&tilt)?);
+            }
+            Self::pick(&Tensor::stack(&each.0, 1)?, &each.1)
+        })
     }
 
-    /// Without ε: the w_k may then be nearly affine, and φ nearly piecewise linear.
-    fn factored(&self) -> Option<&dyn Factored> {
-        self.nets.iter().all(|net| net.curvature() == 0.0).then_some(self)
+    /// With κ the winner at y and D_k the divergence of w_k, D(x ‖ y) = D_κ(x ‖ y) + max_k w_k(x) − w_κ(x): its own
+    /// divergence, and how far it falls behind at x,
+    /// w_k(x) − w_κ(x) = w_k(y) − w_κ(y) + ⟨∇w_k(y) − ∇w_κ(y), x − y⟩ + D_k(x ‖ y) − D_κ(x ‖ y).
+    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+        let (mut at, mut rises, mut own) = (Vec::new(), Vec::new(), Vec::new());
+        for net in &self.nets {
+            let (value, grad) = net.value_and_grad(y)?; // [n], [n, d]
+            let divergence = net.divergence(step, y)?;
+            rises.push(((grad * step)?.sum(D::Minus1)? + &divergence)?);
+            at.push(value);
+            own.push(divergence);
+        }
+        let [at, rises, own] = [at, rises, own].map(|each| Tensor::stack(&each, 1)); // [n, K] each
+        let (at, rises) = (at?, rises?);
+        let best = at.detach().argmax_keepdim(D::Minus1)?; // [n, 1]
+        let ahead = (behind(&at)? + rises.broadcast_sub(&rises.gather(&best, 1)?)?)?; // 0 for κ
+        let now = ahead.detach().argmax_keepdim(D::Minus1)?;
+        Ok((own?.gather(&best, 1)? + ahead.gather(&now, 1)?)?.squeeze(1)?)
     }
 
     fn dim(&self) -> Option<usize> {
@@ -205,35 +197,5 @@ impl Generator for DeepDivergence {
             net.parameters().into_iter().map(prefixed).collect()
         };
         self.nets.iter().enumerate().flat_map(named).collect()
-    }
-}
-
-impl Factored for DeepDivergence {
-    /// With κ the winner at y, D(x ‖ y) = max_k w_k(x) − w_κ(x) + D_κ(x ‖ y): how far the winner at y falls short at x,
-    /// exactly 0 where the two points share it, and its own divergence around the pivot. On the CPU in f64.
-    fn factors(&self, x: &Tensor, pivot: &Tensor) -> Result<Factors> {
-        let (x, pivot) = (widened(x)?, widened(pivot)?);
-        let (mut scores, mut values, mut grads) = (Vec::new(), Vec::new(), Vec::new());
-        for net in &self.nets {
-            let (score, (value, grad)) = net.value_and_centered_in(&x, &pivot)?; // [n], [n], [n, d]
-            scores.push(score);
-            values.push(value);
-            grads.push(grad);
-        }
-        let scores = Tensor::stack(&scores, 1)?; // [n, K]
-        let values = Tensor::stack(&values, 1)?;
-        let mask = winner(&scores)?;
-        let mut grad = grads[0].broadcast_mul(&mask.narrow(1, 0, 1)?)?; // ∇ of the winner's, [n, d]
-        for (k, g) in grads.iter().enumerate().skip(1) {
-            grad = (grad + g.broadcast_mul(&mask.narrow(1, k, 1)?)?)?;
-        }
-        let shift = shift(&x, &pivot)?;
-        let own = (&values * &mask)?.sum_keepdim(D::Minus1)?; // [n, 1]
-        let constant = ((&grad * &shift)?.sum_keepdim(D::Minus1)? - own)?;
-        let one = constant.ones_like()?.detach();
-        Ok(Factors {
-            first: Tensor::cat(&[&behind(&scores)?, &values, &shift, &one], 1)?,
-            second: Tensor::cat(&[&mask.neg()?, &mask, &grad.neg()?, &constant], 1)?,
-        })
     }
 }

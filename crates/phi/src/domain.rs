@@ -4,8 +4,8 @@ use candle_core::{D, DType, Device, Tensor};
 
 use crate::{Error, Result};
 
-/// How far the coordinates of a point on the simplex may sum from 1: twenty roundings of an f32.
-const SIMPLEX_TOLERANCE: f64 = 2e-5;
+/// How far the coordinates of a point on the simplex may sum from 1: what is left of shares written with four decimals.
+const SIMPLEX_TOLERANCE: f64 = 1e-3;
 
 /// A convex set C ⊆ ℝᵈ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,8 +15,12 @@ pub enum Domain {
     Reals,
     /// The open positive orthant: every coordinate finite and > 0.
     PositiveOrthant,
-    /// The interior of the probability simplex: every coordinate > 0, their sum 1.
+    /// The interior of the probability simplex: every coordinate > 0, their sum 1 within a thousandth.
     Simplex,
+    /// The closed orthant: every coordinate finite and ≥ 0.
+    NonNegativeOrthant,
+    /// The probability simplex with its border: every coordinate ≥ 0, their sum 1 within a thousandth.
+    ClosedSimplex,
 }
 
 impl Domain {
@@ -25,7 +29,13 @@ impl Domain {
         match self {
             Self::Reals => "the finite reals",
             Self::PositiveOrthant => "the positive orthant (every coordinate > 0)",
-            Self::Simplex => "the probability simplex (coordinates > 0 that sum to 1)",
+            Self::Simplex => {
+                "the probability simplex (coordinates > 0 that sum to 1: divide each row by its sum)"
+            }
+            Self::NonNegativeOrthant => "the orthant (every coordinate ≥ 0)",
+            Self::ClosedSimplex => {
+                "the probability simplex (coordinates ≥ 0 that sum to 1: divide each row by its sum)"
+            }
         }
     }
 
@@ -34,7 +44,26 @@ impl Domain {
         match self {
             Self::Reals => value.is_finite(),
             Self::PositiveOrthant | Self::Simplex => value.is_finite() && value > 0.0,
+            Self::NonNegativeOrthant | Self::ClosedSimplex => value.is_finite() && value >= 0.0,
         }
+    }
+
+    /// The points in both.
+    pub fn intersection(self, other: Self) -> Self {
+        let positive = |d: Self| matches!(d, Self::PositiveOrthant | Self::Simplex);
+        let sums_to_one = |d: Self| matches!(d, Self::Simplex | Self::ClosedSimplex);
+        match (sums_to_one(self) || sums_to_one(other), positive(self) || positive(other)) {
+            (true, true) => Self::Simplex,
+            (true, false) => Self::ClosedSimplex,
+            (false, true) => Self::PositiveOrthant,
+            (false, false) if self == Self::Reals => other,
+            (false, false) => self,
+        }
+    }
+
+    /// Whether its points sum to 1.
+    pub fn sums_to_one(self) -> bool {
+        matches!(self, Self::Simplex | Self::ClosedSimplex)
     }
 
     /// Checks that `x` is `[n, d]` with 1 ≤ n, 1 ≤ d, and that each row lies in the domain.
@@ -69,9 +98,10 @@ impl Domain {
         Ok(match self {
             Self::Reals => false, // decided before
             Self::PositiveOrthant => sum.is_finite() && min()? > 0.0,
-            Self::Simplex => {
+            Self::NonNegativeOrthant => sum.is_finite() && min()? >= 0.0,
+            Self::Simplex | Self::ClosedSimplex => {
                 let worst = (x.sum(D::Minus1)? - 1.0)?.abs()?.max(0)?.to_scalar::<f32>()?;
-                min()? > 0.0 && f64::from(worst) < SIMPLEX_TOLERANCE
+                self.contains_coordinate(f64::from(min()?)) && f64::from(worst) < SIMPLEX_TOLERANCE
             }
         })
     }
@@ -88,7 +118,7 @@ impl Domain {
                 }
                 sum += value;
                 if (i + 1) % d == 0 {
-                    if self == Self::Simplex && (sum - 1.0).abs() > SIMPLEX_TOLERANCE {
+                    if self.sums_to_one() && (sum - 1.0).abs() > SIMPLEX_TOLERANCE {
                         return Err(outside(i / d, sum));
                     }
                     sum = 0.0;
@@ -103,7 +133,8 @@ impl Domain {
                 // One branch-free pass decides in the usual case; the slow scan only finds the culprit.
                 let fine = match self {
                     Self::PositiveOrthant => values.iter().all(|v| v.is_finite() && *v > 0.0),
-                    Self::Reals | Self::Simplex => false,
+                    Self::NonNegativeOrthant => values.iter().all(|v| v.is_finite() && *v >= 0.0),
+                    Self::Reals | Self::Simplex | Self::ClosedSimplex => false,
                 };
                 if fine { Ok(()) } else { scan(&mut values.into_iter().map(f64::from)) }
             }
@@ -133,8 +164,8 @@ mod tests {
         );
         assert_eq!(
             message(Domain::Simplex, &[[0.5, 0.5], [0.5, 0.75]]),
-            "value: row 1 of `x` holds 1.25, outside the probability simplex (coordinates > 0 that sum to \
-             1); project it into the domain first"
+            "value: row 1 of `x` holds 1.25, outside the probability simplex (coordinates > 0 that sum to 1: divide each \
+             row by its sum); project it into the domain first"
         );
     }
 

@@ -6,11 +6,8 @@
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::factored::around_pivot;
-use crate::tensor::{check_pivot, require, shift, squared_norm, widened};
-use crate::{
-    Domain, Factored, Factors, Generator, Icnn, IcnnConfig, Parameter, Result, Separable, SeparableConfig,
-};
+use crate::tensor::{check_pivot, require, shift, squared_norm};
+use crate::{Domain, Generator, Icnn, IcnnConfig, Parameter, Result, Separable, SeparableConfig};
 
 /// The parts of an [`EmpiricalBregman`] generator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,8 +17,7 @@ pub struct EmpiricalBregmanConfig {
     pub separable: Option<SeparableConfig>,
     /// The network, `None` to leave it out. Default: 2 × 128 softplus units, no curvature of its own.
     pub icnn: Option<IcnnConfig>,
-    /// c ≥ 0 of the common c/2‖x‖². Default 0.1. Where it and the parts' own are 0 the divergence has no least size,
-    /// and is computed in f64 on the CPU.
+    /// c ≥ 0 of the common c/2‖x‖². Default 0.1.
     pub curvature: f64,
 }
 
@@ -146,12 +142,9 @@ impl Generator for EmpiricalBregman {
         self.add(&shift(x, pivot)?, |phi| phi.centered(x, pivot))
     }
 
-    /// Where neither the sum nor a part has a quadratic part.
-    fn factored(&self) -> Option<&dyn Factored> {
-        let curved = self.separable.iter().any(|p| p.curvature() > 0.0)
-            || self.icnn.iter().any(|p| p.curvature() > 0.0)
-            || self.curvature > 0.0;
-        (!curved).then_some(self)
+    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+        let quadratic = (squared_norm(step)? * (0.5 * self.curvature))?;
+        self.parts().try_fold(quadratic, |sum, (_, phi)| Ok((sum + phi.divergence(step, y)?)?))
     }
 
     fn dim(&self) -> Option<usize> {
@@ -169,20 +162,5 @@ impl Generator for EmpiricalBregman {
                 phi.parameters().into_iter().map(named)
             })
             .collect()
-    }
-}
-
-impl Factored for EmpiricalBregman {
-    /// Those of the pivot, on the CPU in f64.
-    fn factors(&self, x: &Tensor, pivot: &Tensor) -> Result<Factors> {
-        let (x, pivot) = (widened(x)?, widened(pivot)?);
-        let quadratic = shift(&x, &pivot)?;
-        let mut sum = ((squared_norm(&quadratic)? * (0.5 * self.curvature))?, (quadratic * self.curvature)?);
-        let units = self.separable.iter().map(|p| p.around(&x, &pivot));
-        for part in units.chain(self.icnn.iter().map(|p| p.around(&x, &pivot))) {
-            let (value, grad) = part?;
-            sum = ((sum.0 + value)?, (sum.1 + grad)?);
-        }
-        around_pivot(&x, &pivot, sum)
     }
 }

@@ -9,13 +9,12 @@ mod init;
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor, Var};
-use dml_kernels::{ConvexNetwork, convex_network, matmul};
+use candle_core::{D, DType, Device, Tensor, Var};
+use dml_kernels::{ConvexNetwork, convex_network, matmul, unit_divergence};
 use serde::{Deserialize, Serialize};
 
-use crate::factored::around_pivot;
-use crate::tensor::{affine, check_pivot, dot, parameter, require, rows, squared_norm, widened};
-use crate::{Activation, Domain, Error, Factored, Factors, Generator, Parameter, Result};
+use crate::tensor::{affine, check_pivot, dot, parameter, require, rows, squared_norm};
+use crate::{Activation, Domain, Error, Generator, Parameter, Result};
 
 /// The shape of an [`Icnn`] and how it starts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,8 +25,7 @@ pub struct IcnnConfig {
     /// The convex, increasing activation s. Default softplus.
     pub activation: Activation,
     /// ε ≥ 0 of the term ε/2‖x‖², the modulus of strong convexity. Default 0.1: any ε > 0 makes
-    /// D(x ‖ y) = 0 only for x = y, and a small one leaves the learned part its say. Without it the divergence has no
-    /// least size, and is computed in f64 on the CPU.
+    /// D(x ‖ y) = 0 only for x = y, and a small one leaves the learned part its say.
     pub curvature: f64,
     /// The root mean square of the coordinates the network will see, 1/√d for embeddings of length 1. The
     /// first layer is scaled by it, so that units start where the activation bends. Default 1.
@@ -80,8 +78,9 @@ pub struct Icnn {
     curvature: f64,
 }
 
-/// What one forward and reverse pass leaves behind; `slopes` and `adjoints` have an entry a layer.
+/// What one forward and reverse pass leaves behind; all but `h` have an entry a layer.
 struct Pass {
+    z: Vec<Tensor>,        // pre-activations, [n, k_l]
     h: Tensor,             // the last layer's output, [n, k_last]
     slopes: Vec<Tensor>,   // s'(z_l), [n, k_l]
     adjoints: Vec<Tensor>, // ∂φ/∂h_l, [n, k_l]
@@ -184,31 +183,9 @@ impl Icnn {
         init::tilt(&self.slope, seed)
     }
 
-    /// The network as it is now with its parameters in f64, apart from any graph.
-    pub(crate) fn frozen_in_f64(&self) -> Result<Self> {
-        let wide = |var: &Var| -> Result<Var> { Ok(Var::from_tensor(&var.detach().to_dtype(DType::F64)?)?) };
-        let layers = self.layers.iter().map(|Layer { hidden, input, bias }| {
-            Ok(Layer { hidden: wide(hidden)?, input: wide(input)?, bias: wide(bias)? })
-        });
-        Ok(Self {
-            first_weight: wide(&self.first_weight)?,
-            first_bias: wide(&self.first_bias)?,
-            layers: layers.collect::<Result<_>>()?,
-            top: wide(&self.top)?,
-            slope: wide(&self.slope)?,
-            offset: wide(&self.offset)?,
-            ..*self
-        })
-    }
-
     /// The activation s.
     pub fn activation(&self) -> Activation {
         self.activation
-    }
-
-    /// ε.
-    pub(crate) fn curvature(&self) -> f64 {
-        self.curvature
     }
 
     /// Units of each hidden layer.
@@ -217,11 +194,7 @@ impl Icnn {
         first.chain(self.layers.iter().map(|l| &l.bias)).map(|b| b.elem_count()).collect()
     }
 
-    fn positive(&self) -> Result<Positive> {
-        self.positive_in(self.top.dtype())
-    }
-
-    fn positive_in(&self, dtype: DType) -> Result<Positive> {
+    fn positive(&self, dtype: DType) -> Result<Positive> {
         let softplus = |v: &Var| dml_kernels::softplus(&v.to_dtype(dtype)?);
         let hidden: candle_core::Result<_> = self.layers.iter().map(|l| softplus(&l.hidden)).collect();
         Ok(Positive { hidden: hidden?, top: softplus(&self.top)? })
@@ -230,20 +203,6 @@ impl Icnn {
     /// Input weights of layer l.
     fn input(&self, l: usize) -> &Tensor {
         if l == 0 { self.first_weight.as_tensor() } else { self.layers[l - 1].input.as_tensor() }
-    }
-
-    /// [`value`](Generator::value) and [`centered`](Generator::centered) in the dtype of `x` and `pivot`, which may be
-    /// wider than that of the parameters.
-    pub(crate) fn value_and_centered_in(
-        &self,
-        x: &Tensor,
-        pivot: &Tensor,
-    ) -> Result<(Tensor, (Tensor, Tensor))> {
-        let dtype = x.dtype();
-        let positive = self.positive_in(dtype)?;
-        let (_, h) = self.forward(x, &positive)?;
-        let value = (dot(&h, &positive.top)? + self.quadratic(x)?)?;
-        Ok((value, self.around(x, pivot)?))
     }
 
     /// The network as an operation around a pivot, in the dtype of `x`.
@@ -291,7 +250,7 @@ impl Icnn {
             adjoints.push(matmul(&upstream, &positive.hidden[l])?);
         }
         adjoints.reverse();
-        Ok(Pass { h, slopes, adjoints })
+        Ok(Pass { z, h, slopes, adjoints })
     }
 
     /// ⟨w_L, x⟩ + b_L + ε/2‖x‖².
@@ -312,22 +271,22 @@ impl Generator for Icnn {
 
     fn value(&self, x: &Tensor) -> Result<Tensor> {
         self.check("Icnn", "x", x)?;
-        let positive = self.positive()?;
+        let positive = self.positive(x.dtype())?;
         let (_, h) = self.forward(x, &positive)?;
         Ok((dot(&h, &positive.top)? + self.quadratic(x)?)?)
     }
 
     fn value_and_grad(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         self.check("Icnn", "x", x)?;
-        let positive = self.positive()?;
+        let positive = self.positive(x.dtype())?;
         let pass = self.pass(x, &positive)?;
         let value = (dot(&pass.h, &positive.top)? + self.quadratic(x)?)?;
-        let mut grad = rows(&self.slope, x.dim(0)?)?; // [n, d]
+        let mut grad = rows(&self.slope.to_dtype(x.dtype())?, x.dim(0)?)?; // [n, d]
         if self.curvature != 0.0 {
             grad = (grad + (x * self.curvature)?)?;
         }
         for (l, (adjoint, slope)) in pass.adjoints.iter().zip(&pass.slopes).enumerate() {
-            grad = (grad + matmul(&(adjoint * slope)?, self.input(l))?)?;
+            grad = (grad + matmul(&(adjoint * slope)?, &self.input(l).to_dtype(x.dtype())?)?)?;
         }
         Ok((value, grad))
     }
@@ -345,9 +304,25 @@ impl Generator for Icnn {
         self.around(x, pivot)
     }
 
-    /// Without ε.
-    fn factored(&self) -> Option<&dyn Factored> {
-        (self.curvature == 0.0).then_some(self)
+    /// With c_l = ∂φ/∂h_l at y and δ_l = z_l(x) − z_l(y) carried forward from δ₀ = W₀(x − y),
+    ///
+    /// D(x ‖ y) = Σ_l ⟨c_l, D_s(z_l(y) + δ_l ‖ z_l(y))⟩ + ε/2‖x − y‖²,  δ_l = V_l·(s(z + δ)_{l−1} − s(z)_{l−1}) + W_l(x − y).
+    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+        let dtype = y.dtype();
+        let positive = self.positive(dtype)?;
+        let Pass { z, adjoints, .. } = self.pass(y, &positive)?;
+        let mut sum = (squared_norm(step)? * (0.5 * self.curvature))?; // [n]
+        let mut rise: Option<Tensor> = None; // s(z + δ) − s(z), [n, k_l]
+        for (l, (z, adjoint)) in z.iter().zip(&adjoints).enumerate() {
+            let mut delta = matmul(step, &self.input(l).to_dtype(dtype)?.t()?)?; // [n, k_l]
+            if let Some(below) = &rise {
+                delta = (delta + matmul(below, &positive.hidden[l - 1].t()?)?)?;
+            }
+            let (up, unit) = unit_divergence(self.activation.into(), z, &delta)?;
+            sum = (sum + (unit * adjoint)?.sum(D::Minus1)?)?;
+            rise = Some(up);
+        }
+        Ok(sum)
     }
 
     fn dim(&self) -> Option<usize> {
@@ -370,14 +345,6 @@ impl Generator for Icnn {
         all.push(Parameter::new(format!("w{last}"), &self.slope));
         all.push(Parameter::new(format!("b{last}"), &self.offset));
         all
-    }
-}
-
-impl Factored for Icnn {
-    /// Those of the pivot, on the CPU in f64.
-    fn factors(&self, x: &Tensor, pivot: &Tensor) -> Result<Factors> {
-        let (x, pivot) = (widened(x)?, widened(pivot)?);
-        around_pivot(&x, &pivot, self.around(&x, &pivot)?)
     }
 }
 

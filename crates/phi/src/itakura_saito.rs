@@ -1,6 +1,7 @@
 //! φ(x) = −Σ log x, whose divergence is the Itakura–Saito divergence (Banerjee et al. 2005).
 
 use candle_core::{D, Tensor};
+use dml_kernels::{ConvexCurve, scalar_divergence};
 
 use crate::tensor::{check_pivot, host, ln_ratio, rounded_once, shift};
 use crate::{Domain, Error, Generator, Result};
@@ -40,6 +41,11 @@ impl Generator for ItakuraSaito {
             let r = shift(x, pivot)?.broadcast_div(pivot)?; // [n, d]
             Ok(((&r - ln_ratio(x, pivot)?)?.sum(D::Minus1)?, (r / x)?))
         })
+    }
+
+    /// Σ t − log(1 + t), t = (x − y)/y.
+    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+        Ok(scalar_divergence(ConvexCurve::NegativeLog, &(step / y)?)?.sum(D::Minus1)?)
     }
 
     /// −1/g, for g < 0.

@@ -122,7 +122,7 @@ impl Mahalanobis {
     }
 
     fn form(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
-        let l = self.factor()?;
+        let l = self.factor()?.to_dtype(x.dtype())?;
         let y = matmul(x, &l)?; // Lᵀx, [n, r]
         let (value, half) = (squared_norm(&y)?, matmul(&y, &l.t()?)?);
         if self.epsilon == 0.0 {
@@ -148,6 +148,10 @@ impl Generator for Mahalanobis {
         self.check("Mahalanobis::centered", "pivot", pivot)?;
         self.check("Mahalanobis::centered", "x", x)?;
         self.form(&shift(x, pivot)?) // a quadratic form is its own divergence
+    }
+
+    fn divergence(&self, step: &Tensor, _: &Tensor) -> Result<Tensor> {
+        Ok(self.form(step)?.0)
     }
 
     fn dim(&self) -> Option<usize> {

@@ -5,11 +5,11 @@ use candle_core::{D, DType, Device, Tensor, Var};
 use dml_kernels::matmul;
 use serde::{Deserialize, Serialize};
 
-use crate::factored::{of_log_partition, of_maximum};
+use crate::log_sum_exp::{self, behind};
 use crate::tensor::{
-    Draw, affine, check_pivot, constant_var, log_sum_exp, parameter, require, shift, widened, winner,
+    Draw, affine, check_pivot, constant_var, log_sum_exp, parameter, require, rounded_once, shift, winner,
 };
-use crate::{Domain, Error, Factored, Factors, Generator, Parameter, Result};
+use crate::{Domain, Error, Generator, Parameter, Result};
 
 /// The shape of a [`MaxAffine`] and how it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -122,23 +122,10 @@ impl MaxAffine {
     }
 }
 
-impl Generator for MaxAffine {
-    fn domain(&self) -> Domain {
-        Domain::Reals
-    }
-
-    fn value_and_grad(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
-        self.check(NAME, "x", x)?;
-        let (value, share) = self.top(&affine(x, &self.slopes, &self.offsets)?)?;
-        Ok((value, matmul(&share, &self.slopes)?))
-    }
-
-    /// From the increments δ_k = ⟨a_k, x − μ⟩: max_k(δ_k + s_k(μ) − φ(μ)) less the winner's increment at μ.
-    fn centered(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
-        check_pivot("MaxAffine::centered", x, pivot)?;
-        self.check("MaxAffine::centered", "pivot", pivot)?;
-        self.check("MaxAffine::centered", "x", x)?;
-        let delta = matmul(&shift(x, pivot)?, &self.slopes.t()?)?; // [n, k]
+impl MaxAffine {
+    fn around(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
+        let slopes = self.slopes.to_dtype(x.dtype())?;
+        let delta = matmul(&shift(x, pivot)?, &slopes.t()?)?; // [n, k]
         let s0 = affine(pivot, &self.slopes, &self.offsets)?; // [1, k]
         let (value, share) = match self.temperature {
             None => {
@@ -150,15 +137,46 @@ impl Generator for MaxAffine {
             }
             Some(tau) => {
                 let scale = 1.0 / tau;
-                let (value, share) = crate::log_sum_exp::centered(&(delta * scale)?, &(s0 * scale)?)?;
+                let (value, share) = log_sum_exp::centered(&(delta * scale)?, &(s0 * scale)?)?;
                 ((value * tau)?, share)
             }
         };
-        Ok((value, matmul(&share, &self.slopes)?))
+        Ok((value, matmul(&share, &slopes)?))
+    }
+}
+
+impl Generator for MaxAffine {
+    fn domain(&self) -> Domain {
+        Domain::Reals
     }
 
-    fn factored(&self) -> Option<&dyn Factored> {
-        Some(self)
+    fn value_and_grad(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        self.check(NAME, "x", x)?;
+        let (value, share) = self.top(&affine(x, &self.slopes, &self.offsets)?)?;
+        Ok((value, matmul(&share, &self.slopes.to_dtype(x.dtype())?)?))
+    }
+
+    /// From the increments δ_k = ⟨a_k, x − μ⟩: max_k(δ_k + s_k(μ) − φ(μ)) less the winner's increment at μ.
+    fn centered(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
+        check_pivot("MaxAffine::centered", x, pivot)?;
+        self.check("MaxAffine::centered", "pivot", pivot)?;
+        self.check("MaxAffine::centered", "x", x)?;
+        rounded_once(x, pivot, |x, pivot| self.around(x, pivot))
+    }
+
+    /// From the increments δ_k = ⟨a_k, x − y⟩: of the log-partition function, or how far the winner at y falls behind at x.
+    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+        let slopes = self.slopes.to_dtype(step.dtype())?;
+        let delta = matmul(step, &slopes.t()?)?; // [n, k]
+        let scores = affine(y, &self.slopes, &self.offsets)?; // [n, k]
+        if let Some(tau) = self.temperature {
+            let scale = 1.0 / tau;
+            return Ok((log_sum_exp::divergence(&(delta * scale)?, &(scores * scale)?)? * tau)?);
+        }
+        let best = scores.detach().argmax_keepdim(D::Minus1)?; // [n, 1]
+        let ahead = (behind(&scores)? + delta.broadcast_sub(&delta.gather(&best, 1)?)?)?; // 0 for the winner at y
+        let now = ahead.detach().argmax_keepdim(D::Minus1)?;
+        Ok(ahead.gather(&now, 1)?.squeeze(1)?)
     }
 
     fn dim(&self) -> Option<usize> {
@@ -167,16 +185,5 @@ impl Generator for MaxAffine {
 
     fn parameters(&self) -> Vec<Parameter> {
         vec![Parameter::new("a", &self.slopes), Parameter::new("b", &self.offsets)]
-    }
-}
-
-impl Factored for MaxAffine {
-    /// Of the scores s = a·x + b: far out most points share a piece, and D is made of what the others are short of it.
-    fn factors(&self, x: &Tensor, _: &Tensor) -> Result<Factors> {
-        let scores = affine(&widened(x)?, &self.slopes, &self.offsets)?; // [n, k]
-        match self.temperature {
-            None => of_maximum(&scores),
-            Some(tau) => of_log_partition(&(scores * (1.0 / tau))?)?.scaled(tau),
-        }
     }
 }

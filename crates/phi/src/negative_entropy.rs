@@ -1,6 +1,7 @@
 //! φ(x) = Σ x log x − x, whose divergence is the (generalised) Kullback–Leibler divergence (Banerjee et al. 2005).
 
 use candle_core::{D, Tensor};
+use dml_kernels::{ConvexCurve, scalar_divergence};
 
 use crate::tensor::{check_pivot, ln_ratio, log_sum_exp, rounded_once, shift};
 use crate::{Domain, Generator, Result};
@@ -8,7 +9,12 @@ use crate::{Domain, Generator, Result};
 /// φ(x) = Σ_j x_j log x_j − x_j; ∇φ(x) = log x. In nats.
 ///
 /// On the positive orthant D(x ‖ y) = Σ x log(x/y) − x + y, the generalised Kullback–Leibler divergence; on the
-/// simplex, where −x + y adds up to nothing, the Kullback–Leibler divergence of two distributions.
+/// simplex, where −x + y adds up to nothing, the Kullback–Leibler divergence of two distributions. Rows there may sum to
+/// 1 within a thousandth, and are taken as they are: D is then the generalised one, which is 0 for equal rows and never
+/// negative.
+///
+/// The first argument may have zeros, the second where the first has them too: counts, histograms, one-hot targets. The
+/// slope by a coordinate of x that is 0 would be −∞, and is taken as 0.
 ///
 /// # Source
 /// Banerjee et al. 2005 \[banerjee2005\], Table 1.
@@ -46,6 +52,11 @@ impl Generator for NegativeEntropy {
         self.domain
     }
 
+    /// With the border, since 0·log 0 = 0.
+    fn closure(&self) -> Domain {
+        if self.domain == Domain::Simplex { Domain::ClosedSimplex } else { Domain::NonNegativeOrthant }
+    }
+
     fn value_and_grad(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         self.check(NAME, "x", x)?;
         let log = x.log()?;
@@ -55,13 +66,24 @@ impl Generator for NegativeEntropy {
     /// Σ x log(x/μ) − x + μ and log(x/μ), the logarithm from (x − μ)/μ where the two are close.
     fn centered(&self, x: &Tensor, pivot: &Tensor) -> Result<(Tensor, Tensor)> {
         check_pivot("NegativeEntropy::centered", x, pivot)?;
-        self.check("NegativeEntropy::centered", "pivot", pivot)?;
-        self.check("NegativeEntropy::centered", "x", x)?;
+        // Any positive point will do as a pivot: φ is the same function on the orthant and on the simplex.
+        Domain::PositiveOrthant.check("NegativeEntropy::centered", "pivot", pivot)?;
+        self.check_in(self.closure(), "NegativeEntropy::centered", "x", x)?;
         rounded_once(x, pivot, |x, pivot| {
-            let shift = shift(x, pivot)?; // [n, d]
-            let log = ln_ratio(x, pivot)?; // [n, d]
-            Ok((((x * &log)? - shift)?.sum(D::Minus1)?, log))
+            let ratio = shift(x, pivot)?.broadcast_div(pivot)?; // [n, d]
+            let each = scalar_divergence(ConvexCurve::Entropy, &ratio)?.broadcast_mul(pivot)?;
+            Ok((each.sum(D::Minus1)?, ln_ratio(x, pivot)?))
         })
+    }
+
+    /// Σ y·((1 + t)·log(1 + t) − t), t = (x − y)/y; where y is 0 that is 0 for x = 0 and ∞ for x > 0.
+    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+        let live = y.detach().gt(0.0)?;
+        let t = (step / live.where_cond(y, &y.ones_like()?.detach())?)?;
+        let zeros = Tensor::zeros(y.shape(), y.dtype(), y.device())?;
+        let each = (y * scalar_divergence(ConvexCurve::Entropy, &live.where_cond(&t, &zeros)?)?)?;
+        let beyond = step.detach().gt(0.0)?.where_cond(&(zeros.ones_like()? * f64::INFINITY)?, &zeros)?;
+        Ok(live.where_cond(&each, &beyond)?.sum(D::Minus1)?)
     }
 
     /// 0 on the orthant, 2 on the simplex: there Σ v²/x ≥ (Σ|v|)² by Cauchy–Schwarz, and (Σ|v|)² ≥ 2‖v‖² where

@@ -1,7 +1,7 @@
 //! φ(x) = ½‖x‖_p², 1 < p ≤ 2: strongly convex with modulus p − 1, dual to ½‖g‖_q² with 1/p + 1/q = 1.
 
 use candle_core::{D, Tensor};
-use dml_kernels::matmul;
+use dml_kernels::{ConvexCurve, matmul, scalar_divergence};
 use serde::{Deserialize, Serialize};
 
 use crate::tensor::{check_pivot, exp_m1, ln_1p, require, rounded_once, shift};
@@ -123,6 +123,66 @@ fn centered(x: &Tensor, pivot: &Tensor, p: f64) -> Result<(Tensor, Tensor)> {
     Ok(((value - tangent)?, grad.broadcast_sub(&grad0)?))
 }
 
+/// See [`PNorm::divergence`](Generator::divergence).
+fn divergence(step: &Tensor, y: &Tensor, p: f64) -> Result<Tensor> {
+    // In units of the largest entry of the pair, a constant that drops out of derivatives.
+    let top = |t: &Tensor| t.detach().abs()?.max_keepdim(D::Minus1); // [n, 1]
+    let top = top(step)?.maximum(&top(y)?)?;
+    let unit = (&top + top.eq(0.0)?.to_dtype(y.dtype())?)?;
+    let (step, y) = (step.broadcast_div(&unit)?, y.broadcast_div(&unit)?);
+    let x = (&y + &step)?;
+    let one_where_not = |mask: &Tensor| mask.affine(-1.0, 1.0);
+    // Coordinates that move little beside themselves go by their ratio t, the others by their powers.
+    let close = step.detach().abs()?.lt(&(y.detach().abs()? * 0.1)?)?.to_dtype(y.dtype())?;
+    let ratio = ((&step * &close)? / ((&y * &close)? + one_where_not(&close)?)?)?;
+    let (size_x, size_y) = (Size::of(&x)?, Size::of(&y)?);
+    let (power_x, power_y) = (size_x.power(p)?, size_y.power(p)?);
+    let tangent = ((size_y.power(p - 1.0)? * &size_y.sign)? * &step)?;
+    let far = one_where_not(&close)?;
+    let near = (scalar_divergence(ConvexCurve::Power(p), &ratio)? * &power_y)?;
+    let apart = (((&power_x - &power_y)? - (&tangent * p)?)? * &far)?;
+    let units = (near + apart)?.sum_keepdim(D::Minus1)?; // Σ D_{|·|^p}, [n, 1]
+    let near = (exp_m1(&(ln_1p(&ratio)? * p)?)? * &power_y)?;
+    let growth = (near + ((power_x - &power_y)? * far)?)?.sum_keepdim(D::Minus1)?; // T − S, [n, 1]
+
+    let total = power_y.sum_keepdim(D::Minus1)?; // S
+    let origin = total.detach().eq(0.0)?.to_dtype(y.dtype())?;
+    let some = (&total + &origin)?;
+    let relative = (&growth / &some)?; // (T − S)/S
+    let close = relative.detach().abs()?.lt(0.1)?.to_dtype(y.dtype())?;
+    let far = one_where_not(&close)?;
+    let near =
+        (scalar_divergence(ConvexCurve::Power(2.0 / p), &(&relative * &close)?)? * some.powf(2.0 / p)?)?;
+    // T itself where it is far from S: 1 where it is not, so that no power meets a 0.
+    let end = (((&growth + &total)? * &far)? + &close)?.maximum(1e-300)?;
+    let slope = (some.powf(2.0 / p - 1.0)? * one_where_not(&origin)?)?;
+    let begin = (some.powf(2.0 / p)? * one_where_not(&origin)?)?;
+    let apart = (((end.powf(2.0 / p)? - begin)? - ((&slope * &growth)? * (2.0 / p))?)? * far)?;
+    let outer = ((near + apart)? * 0.5)?; // D_g(T ‖ S)
+    let sum = (outer + ((slope * units)? * (1.0 / p))?)?; // g′(S) = S^{2/p − 1}/p
+    Ok((sum * unit.sqr()?)?.squeeze(1)?)
+}
+
+/// |x| with its sign, a coordinate of 0 apart: no power is taken of it.
+struct Size {
+    sign: Tensor,
+    size: Tensor, // 1 where x is 0
+    some: Tensor, // 0 where x is 0
+}
+
+impl Size {
+    fn of(x: &Tensor) -> Result<Self> {
+        let some = x.detach().abs()?.gt(NEGLIGIBLE)?.to_dtype(x.dtype())?;
+        let sign = (x.detach().sign()? * &some)?;
+        let size = ((x * &sign)? + some.affine(-1.0, 1.0)?)?;
+        Ok(Self { sign, size, some })
+    }
+
+    fn power(&self, p: f64) -> Result<Tensor> {
+        Ok((self.size.powf(p)? * &self.some)?)
+    }
+}
+
 impl Generator for PNorm {
     fn domain(&self) -> Domain {
         Domain::Reals
@@ -140,6 +200,12 @@ impl Generator for PNorm {
         self.check("PNorm::centered", "pivot", pivot)?;
         self.check("PNorm::centered", "x", x)?;
         rounded_once(x, pivot, |x, pivot| centered(x, pivot, self.p))
+    }
+
+    /// With S = Σ|y_j|^p, T = Σ|x_j|^p and g(S) = ½S^{2/p}, the chain rule
+    /// D(x ‖ y) = D_g(T ‖ S) + g′(S)·Σ_j D_{|·|^p}(x_j ‖ y_j).
+    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+        divergence(step, y, self.p)
     }
 
     /// p − 1, since ‖v‖_p ≥ ‖v‖₂.

@@ -10,12 +10,11 @@ use std::collections::HashMap;
 use candle_core::{D, DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
-use crate::factored::around_pivot;
 use crate::tensor::{
     Draw, check_pivot, constant_var, dot, host, parameter, require, rows, shift, softplus_inverse,
     squared_norm, widened,
 };
-use crate::{Domain, Error, Factored, Factors, Generator, Parameter, Result};
+use crate::{Domain, Error, Generator, Parameter, Result};
 
 /// The shape of a [`Separable`] and how it starts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,8 +22,7 @@ use crate::{Domain, Error, Factored, Factors, Generator, Parameter, Result};
 pub struct SeparableConfig {
     /// Softplus units a coordinate. Default 16.
     pub units: usize,
-    /// c ≥ 0 of the term c/2‖x‖², the modulus of strong convexity. Default 0.1; 10 costs accuracy. 0 works as
-    /// well: the divergence then has no least size, and is computed in f64 on the CPU.
+    /// c ≥ 0 of the term c/2‖x‖², the modulus of strong convexity. Default 0.1; 10 costs accuracy, 0 works as well.
     pub curvature: f64,
     /// The range (lo, hi) of the coordinates in the data, over which the knees start evenly spread. Default
     /// (−1, 1), for which u = x. [`over`](Self::over) takes it from data.
@@ -232,11 +230,6 @@ impl Separable {
         })
     }
 
-    /// c.
-    pub(crate) fn curvature(&self) -> f64 {
-        self.curvature
-    }
-
     /// Units a coordinate.
     pub fn units(&self) -> usize {
         self.slope.dims()[1]
@@ -276,10 +269,11 @@ impl Generator for Separable {
         self.check(NAME, "x", x)?;
         let (scale, heights) = (self.scale(x.dtype())?, self.heights(x.dtype())?);
         let shift = (x - self.middle)?; // [n, d]
-        let (bend, slope) = dml_kernels::separable_units(&shift, &scale, &self.knee, &heights)?;
-        let at_middle = (dml_kernels::softplus(&self.knee)? * &heights)?.sum_all()?;
+        let knee = self.knee.to_dtype(x.dtype())?;
+        let (bend, slope) = dml_kernels::separable_units(&shift, &scale, &knee, &heights)?;
+        let at_middle = (dml_kernels::softplus(&knee)? * &heights)?.sum_all()?;
         let weights = (&heights * scale)?;
-        let slope_at_middle = (dml_kernels::sigmoid(&self.knee)? * weights)?.sum(D::Minus1)?; // [d]
+        let slope_at_middle = (dml_kernels::sigmoid(&knee)? * weights)?.sum(D::Minus1)?; // [d]
         let n = x.dim(0)?;
         let units =
             ((bend + dot(&shift, &slope_at_middle)?)? + rows(&at_middle.unsqueeze(0)?, n)?.squeeze(1)?)?;
@@ -295,9 +289,13 @@ impl Generator for Separable {
         self.around(x, pivot)
     }
 
-    /// Without c.
-    fn factored(&self) -> Option<&dyn Factored> {
-        (self.curvature == 0.0).then_some(self)
+    /// The sum of the units' own divergences.
+    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+        let dtype = y.dtype();
+        let (scale, heights) = (self.scale(dtype)?, self.heights(dtype)?);
+        let (at, knee) = ((y - self.middle)?, self.knee.to_dtype(dtype)?);
+        let units = dml_kernels::separable_divergence(step, &at, &scale, &knee, &heights)?; // [n]
+        Ok((units + (squared_norm(step)? * (0.5 * self.curvature))?)?)
     }
 
     fn dim(&self) -> Option<usize> {
@@ -314,14 +312,6 @@ impl Generator for Separable {
             Parameter::new("b", &self.knee),
             Parameter::new("a", &self.height),
         ]
-    }
-}
-
-impl Factored for Separable {
-    /// Those of the pivot, on the CPU in f64.
-    fn factors(&self, x: &Tensor, pivot: &Tensor) -> Result<Factors> {
-        let (x, pivot) = (widened(x)?, widened(pivot)?);
-        around_pivot(&x, &pivot, self.around(&x, &pivot)?)
     }
 }
 

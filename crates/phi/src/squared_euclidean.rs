@@ -36,6 +36,10 @@ impl Generator for SquaredEuclidean {
         self.value_and_grad(&x.broadcast_sub(pivot)?) // a quadratic form is its own divergence
     }
 
+    fn divergence(&self, step: &Tensor, _: &Tensor) -> Result<Tensor> {
+        Ok(step.sqr()?.sum(D::Minus1)?)
+    }
+
     fn strong_convexity(&self) -> Result<f64> {
         Ok(2.0)
     }

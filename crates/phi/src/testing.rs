@@ -118,8 +118,8 @@ pub fn points(phi: &dyn Generator, seed: u64, n: usize, d: usize) -> Result<Tens
 pub fn into_domain(domain: Domain, free: &Tensor) -> Result<Tensor> {
     Ok(match domain {
         Domain::Reals => free.clone(),
-        Domain::PositiveOrthant => (free * 0.6)?.exp()?,
-        Domain::Simplex => {
+        Domain::PositiveOrthant | Domain::NonNegativeOrthant => (free * 0.6)?.exp()?,
+        Domain::Simplex | Domain::ClosedSimplex => {
             let e = free.exp()?;
             e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?
         }

@@ -154,8 +154,8 @@ fn f32_keeps_its_digits_a_hundred_deviations_away() -> Result<()> {
     let n = 24;
     for (d, seed) in [(1, 3), (2, 12), (16, 3), (64, 5)] {
         for named in every_generator(d, seed)? {
-            if named.phi.factored().is_some() {
-                continue; // bregman/tests/precision.rs holds its factors to the same bound
+            if ["max_affine", "max_affine_smooth", "log_sum_exp", "affine_input"].contains(&named.name) {
+                continue; // most divergences are next to nothing beside the largest: see bregman/tests/precision.rs
             }
             let phi32 = named.spec.build(d, 0, DType::F32, &Device::Cpu)?;
             for (p32, p64) in phi32.parameters().iter().zip(named.phi.parameters()) {

@@ -40,7 +40,8 @@ pub struct Partition {
     pub labels: Vec<u32>,
     /// Σ_i D(x_i ‖ c_{h(i)}), in units of φ.
     pub objective: f64,
-    /// The objective after each assignment of the run that was kept; it never rises.
+    /// The objective after each assignment of the run that was kept; it never rises, also in f32 beside outliers, since
+    /// it is computed in f64. Infinite where a point lies infinitely far from every centroid.
     pub history: Vec<f64>,
     /// Whether that run converged before `max_iterations`.
     pub converged: bool,
@@ -75,25 +76,32 @@ impl KMeans {
                 best = run;
             }
         }
+        best.centroids = best.centroids.to_dtype(x.dtype())?;
         Ok(best)
     }
 
-    pub(super) fn run(&self, points: &Points<'_>, rng: &mut ChaCha8Rng) -> Result<Partition> {
+    fn run(&self, points: &Points<'_>, rng: &mut ChaCha8Rng) -> Result<Partition> {
         let mut centroids = points.rows(&seeding::seeds(points, self.k, rng)?)?;
         let mut history: Vec<f64> = Vec::new();
+        let mut before: Option<(Tensor, Vec<u32>)> = None; // centroids and labels of the round before
         loop {
             let (mut labels, mut divergences) = nearest(&points.divergences(&centroids)?)?;
             let objective: f64 = divergences.iter().sum();
+            if let Some(&least) = history.last()
+                && let Some((centroids, labels)) = before.take_if(|_| objective > least)
+            {
+                // Means are rounded, and what the objective rises by that is no step forward.
+                return Ok(Partition { centroids, labels, objective: least, history, converged: true });
+            }
             let settled = history.last().is_some_and(|last| last - objective <= self.tolerance * last);
             history.push(objective);
-            if history.len() == self.max_iterations {
-                return Ok(Partition { centroids, labels, objective, history, converged: settled });
+            let assigned = labels.clone();
+            let last_round = history.len() == self.max_iterations;
+            if last_round || !refill(&mut labels, &mut divergences, self.k) && settled {
+                return Ok(Partition { centroids, labels: assigned, objective, history, converged: settled });
             }
-            let refilled = refill(&mut labels, &mut divergences, self.k);
-            if settled && !refilled {
-                return Ok(Partition { centroids, labels, objective, history, converged: true });
-            }
-            centroids = means(points, &labels, &centroids)?;
+            let next = means(points, &labels, &centroids)?;
+            before = Some((std::mem::replace(&mut centroids, next), assigned));
         }
     }
 }

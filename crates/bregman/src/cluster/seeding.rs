@@ -41,14 +41,15 @@ pub(super) fn seeds(points: &Points<'_>, k: usize, rng: &mut ChaCha8Rng) -> Resu
     let mut nearest = to_host(&points.divergences(&points.rows(&[first])?)?)?; // D to the nearest seed, [n]
     nearest[first] = 0.0;
     while chosen.len() < k {
-        let total: f64 = nearest.iter().sum();
+        let weights = weights(&nearest);
+        let total: f64 = weights.iter().sum();
         if total <= 0.0 {
             chosen.extend((0..n).find(|i| !chosen.contains(i)));
             continue;
         }
         let drawn: Vec<usize> =
-            (0..candidates).map(|_| draw(&nearest, total * rng.random::<f64>())).collect();
-        let columns = to_host(&points.divergences(&points.rows(&drawn)?)?.t()?.contiguous()?)?; // [c, n]
+            (0..candidates).map(|_| draw(&weights, total * rng.random::<f64>())).collect();
+        let columns = to_host(&points.divergences(&points.rows(&drawn)?)?)?; // [c, n]
         let mut best: Option<(f64, usize, Vec<f64>)> = None;
         for (column, &seed) in columns.chunks(n).zip(&drawn) {
             let mut lowered: Vec<f64> = nearest.iter().zip(column).map(|(a, b)| a.min(*b)).collect();
@@ -64,6 +65,14 @@ pub(super) fn seeds(points: &Points<'_>, k: usize, rng: &mut ChaCha8Rng) -> Resu
         }
     }
     Ok(chosen)
+}
+
+/// What points are drawn by: their divergences, or, while some lie infinitely far, those alone and alike.
+fn weights(nearest: &[f64]) -> Vec<f64> {
+    match nearest.contains(&f64::INFINITY) {
+        true => nearest.iter().map(|&d| f64::from(u8::from(d == f64::INFINITY))).collect(),
+        false => nearest.to_vec(),
+    }
 }
 
 /// The index at which the running sum of `weights` passes `at`; never one of weight 0.

@@ -47,7 +47,7 @@ pub struct MixtureFit {
     /// The mean over the points of log Σ_h π_h exp(−s·D(x ‖ μ_h)), in nats: the log-likelihood up to the family's
     /// base measure b, which no parameter changes.
     pub log_likelihood: f64,
-    /// That after each round; it never falls.
+    /// That after each round; it never falls, also in f32 beside outliers, since it is computed in f64.
     pub history: Vec<f64>,
     /// Whether the fit converged before `max_iterations`.
     pub converged: bool,
@@ -77,29 +77,41 @@ impl Mixture {
         let points = Points::new(op, phi, x, self.k)?;
         let start = KMeans { restarts: self.restarts, ..KMeans::new(self.k) }.fit(phi, x, rng)?;
         let n = points.len() as f64;
-        let mut centroids = start.centroids;
+        let mut centroids = start.centroids.to_dtype(points.shifted().dtype())?;
         let mut shares = vec![0.0; self.k];
         start.labels.iter().for_each(|&h| shares[h as usize] += 1.0 / n);
-        let mut history: Vec<f64> = Vec::new();
+        let narrow = |t: &Tensor| t.to_dtype(x.dtype());
+        let mut best: Option<MixtureFit> = None;
         loop {
             let (responsibilities, log_likelihood) = self.expect(&points, &centroids, &shares)?;
             if !log_likelihood.is_finite() {
                 let expected = "so small that no scale·D(x ‖ μ) overflows".to_owned();
                 return Err(Error::Config { op, field: "scale", got: self.scale.to_string(), expected });
             }
+            let mut history = Vec::new();
+            if let Some(best) = best {
+                if log_likelihood < best.log_likelihood {
+                    // Means are rounded, and what the likelihood falls by that is no step forward.
+                    return Ok(MixtureFit { converged: true, ..best });
+                }
+                history = best.history;
+            }
             let settled = history.last().is_some_and(|last| log_likelihood - last <= self.tolerance);
             history.push(log_likelihood);
-            if settled || history.len() == self.max_iterations {
-                return Ok(MixtureFit {
-                    centroids,
-                    shares,
-                    responsibilities,
-                    log_likelihood,
-                    history,
-                    converged: settled,
-                });
+            let done = settled || history.len() == self.max_iterations;
+            let fit = MixtureFit {
+                centroids: narrow(&centroids)?,
+                shares,
+                responsibilities: narrow(&responsibilities)?,
+                log_likelihood,
+                history,
+                converged: settled,
+            };
+            if done {
+                return Ok(fit);
             }
             (centroids, shares) = maximize(&points, &responsibilities, &centroids)?;
+            best = Some(fit);
         }
     }
 
@@ -108,7 +120,7 @@ impl Mixture {
     /// In f64 on the host, from how much farther than the nearest each mean is: what all have in common may be
     /// larger than any exponent.
     fn expect(&self, points: &Points<'_>, centroids: &Tensor, shares: &[f64]) -> Result<(Tensor, f64)> {
-        let divergences = points.divergences(centroids)?; // [n, k]
+        let divergences = points.divergences(centroids)?.t()?.contiguous()?; // [n, k]
         let (mut p, mut sum) = (to_host(&divergences)?, 0.0);
         for row in p.chunks_mut(self.k) {
             let alive = row.iter().zip(shares).filter(|(_, share)| **share > 0.0);

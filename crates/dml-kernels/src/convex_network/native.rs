@@ -4,7 +4,8 @@ use candle_core::{D, Result, Tensor};
 
 use super::{ConvexActivation, ConvexNetwork};
 use crate::matmul::matmul;
-use crate::softplus::{sigmoid, softplus, softplus_increment};
+use crate::softplus::{sigmoid, softplus};
+use crate::unit_divergence;
 
 impl ConvexActivation {
     fn value(self, z: &Tensor) -> Result<Tensor> {
@@ -20,34 +21,6 @@ impl ConvexActivation {
             Self::Squareplus => (z / root(z)?)?.affine(0.5, 0.5),
         }
     }
-
-    /// s(z̄ + δ) − s(z̄) − s′(z̄)∘δ and s′(z̄ + δ) − s′(z̄), z̄ `[1, k]`, δ `[n, k]`.
-    fn bend(self, z0: &Tensor, delta: &Tensor) -> Result<(Tensor, Tensor)> {
-        let sign = mirror(z0)?; // [1, k]
-        let (z0, delta) = ((z0 * &sign)?, delta.broadcast_mul(&sign)?);
-        let slope0 = self.slope(&z0)?;
-        let bend = (self.increment(&z0, &delta)? - delta.broadcast_mul(&slope0)?)?;
-        let growth = self.slope(&delta.broadcast_add(&z0)?)?.broadcast_sub(&slope0)?;
-        Ok((bend, growth.broadcast_mul(&sign)?))
-    }
-
-    /// s(z̄ + δ) − s(z̄), z̄ `[1, k]`, δ `[n, k]`.
-    fn increment(self, z0: &Tensor, delta: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Softplus => softplus_increment(z0, delta),
-            Self::Squareplus => {
-                let z = delta.broadcast_add(z0)?;
-                let secant = (z.broadcast_add(z0)? / root(&z)?.broadcast_add(&root(z0)?)?)?;
-                delta * secant.affine(0.5, 0.5)?
-            }
-        }
-    }
-}
-
-/// −1 right of the knee and 1 left of it, as constants: what mirrors a unit to the side where it is small, which its
-/// divergence does not notice.
-fn mirror(z0: &Tensor) -> Result<Tensor> {
-    z0.detach().gt(0.0)?.to_dtype(z0.dtype())?.affine(-2.0, 1.0)
 }
 
 /// √(z² + 4).
@@ -90,8 +63,7 @@ pub(super) fn native(x: &Tensor, pivot: &Tensor, network: &ConvexNetwork<'_>) ->
         if let Some(rise) = &rise {
             delta = (delta + matmul(rise, &hidden[l - 1].t()?)?)?;
         }
-        let risen = s.increment(&z0[l], &delta)?;
-        let (bend, turn) = s.bend(&z0[l], &delta)?;
+        let (risen, bend, turn) = unit_divergence::native(s, &z0[l].broadcast_as(delta.shape())?, &delta)?;
         value = (value + matmul(&bend, &weight[l].t()?)?.squeeze(1)?)?;
         slopes.push(turn.broadcast_add(&slope0[l])?);
         turns.push(turn);

@@ -3,7 +3,7 @@
 use super::ConvexActivation;
 use crate::cpu::vectorized;
 use crate::real::Real;
-use crate::softplus::{above_kink, sigmoid_of};
+use crate::softplus::{Rise, above_kink, rise_from, sigmoid_of};
 
 /// s′(z).
 #[inline(always)]
@@ -88,7 +88,7 @@ struct Risen<T> {
     growth: T,
 }
 
-/// All three without cancellation where z̄ is large, from one exponential or one root.
+/// All three to the relative precision of the increment, from one exponential or one root.
 ///
 /// s(z) − z = s(−z) for both activations, and no divergence changes by the affine z. So a softplus unit right of its
 /// knee, where s is z and next to nothing besides, is looked at as the mirrored one, which is that nothing.
@@ -96,15 +96,11 @@ struct Risen<T> {
 fn risen<T: Real>(softplus: bool, z0: T, part: T, tail0: T, delta: T) -> Risen<T> {
     if softplus {
         let right = z0 > T::ZERO;
-        let step = if right { -delta } else { delta };
-        let z = step - z0.abs();
-        let e = (-z.abs()).exp_fast();
-        let slope = (if z < T::ZERO { e } else { T::ONE }) / (T::ONE + e);
-        let rise = z.max(T::ZERO) + (e.ln_1p_unit() - part);
-        let growth = slope - tail0;
+        let Rise { rise, bend, growth } =
+            rise_from(-z0.abs(), tail0, part, if right { -delta } else { delta });
         return Risen {
             rise: if right { rise + delta } else { rise },
-            bend: rise - tail0 * step,
+            bend,
             growth: if right { -growth } else { growth },
         };
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bregman::Side;
 use candle_core::Tensor;
+use dml_kernels::PairMatrix;
 use phi::Generator;
 
 use crate::{
@@ -76,13 +77,17 @@ impl BregmanDistance {
 
 impl Distance for BregmanDistance {
     fn all_pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {
+        Ok(self.pairs(anchors, others)?.tensor()?)
+    }
+
+    fn pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<PairMatrix> {
         check("BregmanDistance::all_pairs", anchors, others, false)?;
         let (a, b) = self.prepare(anchors, others)?;
         let phi = &*self.generator;
-        if self.symmetrize {
-            return Ok((bregman::jeffreys_all_pairs(phi, &a, &b)? * 0.5)?);
-        }
-        Ok(self.anchor.all_pairs(phi, &a, &b)?.contiguous()?)
+        Ok(match self.symmetrize {
+            true => bregman::jeffreys_pairs(phi, &a, &b, 0.5)?,
+            false => self.anchor.pairs(phi, &a, &b)?,
+        })
     }
 
     fn paired(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {

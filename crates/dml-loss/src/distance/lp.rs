@@ -12,8 +12,9 @@ use crate::{
 /// D(x, y) = ‖x − y‖_pᵉ, e the power, of rows that are first divided by their p-norm unless told otherwise.
 ///
 /// p = 2, e = 1 and normalized rows by default. Equal rows have distance 0 with gradient 0. For p = 2 all pairs are one
-/// matrix product around the mean; squared distances below 16 roundings of the squared norms cannot be told from 0 and
-/// are 0. Other p take O(nmd) memory. With p = 2 and e = 2 it is the Bregman divergence of ‖x‖².
+/// matrix product around a point amid the rows, and distances that are next to nothing beside the others are computed
+/// anew from their two rows: each has its own four digits in f32, nine in f64. Other p take O(nmd) memory. With p = 2
+/// and e = 2 it is the Bregman divergence of ‖x‖².
 ///
 /// ```
 /// # use {candle_core::{Device, Tensor}, dml_loss::{Distance, Lp}};

@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use bregman::{Lift, Side};
+use bregman::{Gallery, Side};
 use candle_core::Tensor;
-use dml_kernels::matmul;
 use phi::Generator;
 
 use super::Scorer;
@@ -12,12 +11,14 @@ use crate::{Error, Result};
 
 /// D_φ between queries and items, the queries on a side of the caller's choice.
 ///
-/// The gallery passes through φ once; a block of queries is then one matrix product, as [`bregman::Lift`] has it.
+/// The gallery passes through φ once; a block of queries is then one matrix product, in f64 on the CPU, as
+/// [`bregman::Gallery`] has it: each score to nine digits, 0 for a row with itself, never negative, and the same bits
+/// whether a query comes alone or among others. An item infinitely far, as under Kullback–Leibler one that is 0 where
+/// the query is not, ranks last.
 #[derive(Debug, Clone)]
 pub struct Divergence<'a> {
-    lift: Lift<'a>,
+    gallery: Gallery<'a>,
     queries: &'a Tensor, // [n, d]
-    lifted: Tensor,      // [d+1, m]
 }
 
 impl<'a> Divergence<'a> {
@@ -54,34 +55,44 @@ impl<'a> Divergence<'a> {
             let (got, expected) = (gallery.dims().to_vec(), format!("[m, {d}]"));
             return Err(Error::Shape { op, arg: "gallery", got, expected });
         }
-        phi.check(op, "queries", queries).map_err(bregman::Error::from)?;
-        phi.check(op, "gallery", gallery).map_err(bregman::Error::from)?;
-        let lift = Lift::around(phi, gallery, query)?;
-        let lifted = lift.gallery(gallery)?.detach().t()?;
-        Ok(Self { lift, queries, lifted })
+        let names = |error| in_whole(error, 0);
+        if queries.dtype() != gallery.dtype() {
+            let expected = format!("{:?} as the queries", queries.dtype());
+            let (got, arg) = (gallery.dtype(), "gallery");
+            return Err(bregman::Error::DType { op, arg, got, expected }.into());
+        }
+        let own = Gallery::new(phi, query, gallery).map_err(names)?;
+        phi.check_in(phi.closure(), op, "queries", queries).map_err(bregman::Error::from)?;
+        Ok(Self { gallery: own, queries })
     }
 }
 
 impl Scorer for Divergence<'_> {
     fn dims(&self) -> (usize, usize) {
-        (self.queries.dims()[0], self.lifted.dims()[1])
+        (self.queries.dims()[0], self.gallery.len())
     }
 
     fn block(&self, rows: Range<usize>) -> Result<Tensor> {
         let queries = self.queries.detach().narrow(0, rows.start, rows.len())?;
-        let lifted = self.lift.queries_and_offset(&queries);
-        let (lifted, offset) = lifted.map_err(|error| in_whole(error, rows.start))?; // [rows, d+1], [rows]
-        let scores = matmul(&lifted, &self.lifted)?; // [rows, m]
-        // What rounding left below zero stays: clamped to 0 it would tie.
-        Ok(offset.unsqueeze(1)?.broadcast_sub(&scores)?)
+        let block = self.gallery.divergences(&queries);
+        Ok(block.map_err(|error| in_whole(error, rows.start))?) // [rows, m]
     }
 }
 
-/// An error of a block of queries that begins at row `start`, told of all queries.
+/// An error of a block of queries that begins at row `start`, told of all queries and of the gallery.
 fn in_whole(error: bregman::Error, start: usize) -> bregman::Error {
+    const OP: &str = "Divergence::new";
+    let name = |arg| if arg == "items" { "gallery" } else { arg };
     match error {
-        bregman::Error::NotFinite { op, what, row, .. } => {
-            bregman::Error::NotFinite { op, arg: "queries", what, row: start + row }
+        bregman::Error::NotFinite { op, what, row, arg } => {
+            let row = if arg == "queries" { start + row } else { row };
+            bregman::Error::NotFinite { op, arg: name(arg), what, row }
+        }
+        bregman::Error::Phi(phi::Error::Domain { arg, row, value, domain, .. }) => {
+            phi::Error::Domain { op: OP, arg: name(arg), row, value, domain }.into()
+        }
+        bregman::Error::Phi(phi::Error::DType { arg, got, expected, .. }) => {
+            phi::Error::DType { op: OP, arg: name(arg), got, expected }.into()
         }
         other => other,
     }

@@ -150,7 +150,7 @@ mod tests {
             let phi = Icnn::new(d, &config, 7, DType::F64, &Device::Cpu)?;
             let mut draw = Draw::new(8);
             let x = draw.var(&[n, d], (DType::F64, &Device::Cpu), Draw::normal)?;
-            let (z, _) = phi.forward(&x, &phi.positive()?)?;
+            let (z, _) = phi.forward(&x, &phi.positive(DType::F64)?)?;
             for (l, z) in z.iter().enumerate() {
                 let z: &Tensor = z;
                 let (mean, square) = (z.mean_all()?, z.sqr()?.mean_all()?);

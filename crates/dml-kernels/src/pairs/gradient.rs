@@ -1,13 +1,12 @@
 //! The way back from the gradient of a matrix of pairs to the rows: one or two matrix products, or, where a loss looks at few
-//! pairs, those alone.
+//! pairs, those alone. Lost entries have their shares from the differences of their rows.
 
 use candle_core::Result;
 use rayon::prelude::*;
 
-use super::{Pairing, Prepared, Rows, by_rows, piece_rows};
+use super::{Pairing, Place, Rows, by_rows, piece_rows};
 use crate::buffer::Buffer;
-use crate::cpu::{Matrix, column_sums, gemm, lane_sum, vectorized, with_slice};
-use crate::normalize::dot;
+use crate::cpu::{Matrix, column_sums, gemm, lane_sum, vectorized};
 use crate::real::Real;
 
 /// A gradient with at most one entry in so many is multiplied entry by entry.
@@ -24,7 +23,7 @@ pub(super) struct MatrixGradient<'a, T> {
 
 impl<T: Real> MatrixGradient<'_, T> {
     #[inline(always)]
-    fn factor(&self, row: usize) -> T {
+    pub fn factor(&self, row: usize) -> T {
         match self.factors {
             None => T::ONE,
             Some([one]) => *one,
@@ -87,9 +86,8 @@ impl Rows {
         &self,
         values: &[T],
         gradient: MatrixGradient<'_, T>,
-        want_x: bool,
-        want_y: bool,
-    ) -> Result<(Vec<T>, Vec<T>)> {
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Vec<T>>>> {
         let (d, a) = (self.d, self.left.rows.slice::<T>()?);
         let b = match &self.right {
             Some(right) => right.rows.slice::<T>()?,
@@ -101,10 +99,12 @@ impl Rows {
             Pairing::Euclidean { power } => Some(power),
         };
         let two = self.right.is_some();
+        let (want_x, want_y) = (wanted[0], two && wanted[1]);
         let mut to_a = vec![T::ZERO; if want_x || !two { a.len() } else { 0 }];
-        let mut to_b = vec![T::ZERO; if want_y && two { b.len() } else { 0 }];
+        let mut to_b = vec![T::ZERO; if want_y { b.len() } else { 0 }];
         if m > 0 && count_nonzero(gradient.slopes) * SPARSE <= n * m {
-            let entries = Entries::of(gradient, values, m, power);
+            let mut entries = Entries::of(gradient, values, m, power);
+            entries.remove(&self.lost);
             let across = entries.transposed(m);
             let add = |out: &mut [T], own: &[T], other: &[T], entries: &Entries<T>| {
                 by_rows(out, d, |start, out| {
@@ -117,6 +117,9 @@ impl Rows {
         } else if m > 0 {
             let mut table = Buffer::stale(n * m);
             gradient.write(&mut table, values, m, power);
+            for &(i, j) in &self.lost {
+                table[i as usize * m + j as usize] = T::ZERO;
+            }
             let finish = |out: &mut [T], own: &[T], sums: &[T]| {
                 if power.is_some() {
                     by_rows(out, d, |start, out| own_less_others(out, &own[start..], &sums[start / d..], d));
@@ -133,30 +136,56 @@ impl Rows {
                 gemm(&mut to_a, table_of, Matrix::new(b, m, d), false, true);
                 finish(&mut to_a, a, &row_sums(&table, m));
             }
-            if two && want_y {
+            if want_y {
                 gemm(&mut to_b, table_of.t(), Matrix::new(a, n, d), false, true);
                 finish(&mut to_b, b, &column_sums(&table, m));
             }
         }
+        self.add_lost(&mut to_a, &mut to_b, values, gradient, (m, power))?;
         self.left.to_raw(&mut to_a, &self.x, d)?;
         if let (Some(right), Some(y)) = (&self.right, &self.y) {
             right.to_raw(&mut to_b, y, d)?;
         }
-        Ok((to_a, to_b))
-    }
-}
-
-impl Prepared {
-    /// From the gradient of normalized rows to that of the rows as they came.
-    fn to_raw<T: Real>(&self, gradient: &mut [T], x: &candle_core::Tensor, d: usize) -> Result<()> {
-        let inverse = self.inverse.slice::<T>()?;
-        if inverse.is_empty() || gradient.is_empty() {
-            return Ok(());
+        let some = |gradient: Vec<T>, want: bool| want.then_some(gradient);
+        let mut found = vec![some(to_a, want_x || !two)];
+        if two {
+            found.push(some(to_b, want_y));
         }
-        with_slice::<T, _>("pairs", x, |x| {
-            by_rows(gradient, d, |start, out| unnormalize(out, &x[start..], &inverse[start / d..], d));
-            Ok(())
-        })
+        Ok(found)
+    }
+
+    /// The shares of the lost entries, from the differences of their two rows.
+    fn add_lost<T: Real>(
+        &self,
+        to_a: &mut [T],
+        to_b: &mut [T],
+        values: &[T],
+        gradient: MatrixGradient<'_, T>,
+        (m, power): (usize, Option<f64>),
+    ) -> Result<()> {
+        let (Some(power), d) = (power, self.d) else { return Ok(()) };
+        let shares = self.among_lost::<T, Vec<f64>>(|(x, by_x), (y, by_y)| {
+            x.iter().zip(y).map(|(x, y)| x.to_f64() * by_x - y.to_f64() * by_y).collect()
+        })?;
+        for (&(i, j), apart) in self.lost.iter().zip(shares) {
+            let (i, j) = (i as usize, j as usize);
+            let at = i * m + j;
+            let by = gradient.slopes[at] * gradient.factor(i);
+            if by == T::ZERO {
+                continue;
+            }
+            let by = (by * twice_slope(values[at], power)).to_f64();
+            if !to_a.is_empty() {
+                let out = to_a[i * d..].iter_mut().zip(&apart);
+                out.for_each(|(o, apart)| *o += T::from_f64(by * apart));
+            }
+            let other = if self.right.is_none() { &mut *to_a } else { &mut *to_b };
+            if !other.is_empty() {
+                let out = other[j * d..].iter_mut().zip(&apart);
+                out.for_each(|(o, apart)| *o += T::from_f64(-by * apart));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -197,6 +226,25 @@ impl<T: Real> Entries<T> {
             all.entries.extend(entries);
         }
         all
+    }
+
+    /// Without the entries at `places`, which are in order.
+    fn remove(&mut self, places: &[Place]) {
+        if places.is_empty() || self.entries.is_empty() {
+            return;
+        }
+        let (mut left, mut kept) = (places.iter().peekable(), Vec::with_capacity(self.entries.len()));
+        let mut start = vec![0];
+        for (i, ends) in (0u32..).zip(self.start.windows(2)) {
+            for &(j, v) in &self.entries[ends[0]..ends[1]] {
+                while left.next_if(|&&place| place < (i, j)).is_some() {}
+                if left.peek() != Some(&&(i, j)) {
+                    kept.push((j, v));
+                }
+            }
+            start.push(kept.len());
+        }
+        (self.start, self.entries) = (start, kept);
     }
 
     /// The same column by column.
@@ -265,18 +313,6 @@ vectorized! {
                         *o += factor * y;
                     }
                 }
-            }
-        }
-    }
-}
-
-vectorized! {
-    /// (g − u⟨g, u⟩)/‖x‖, u = x/‖x‖, for rows that were normalized.
-    fn unnormalize<T: Real>(gradient: &mut [T], x: &[T], inverse: &[T], d: usize) {
-        for ((g, x), &scale) in gradient.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(inverse) {
-            if scale > T::ZERO {
-                let along = dot(g, x) * scale * scale;
-                g.iter_mut().zip(x).for_each(|(g, &x)| *g = (*g - x * along) * scale);
             }
         }
     }
