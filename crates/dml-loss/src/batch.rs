@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use candle_core::Tensor;
 use dml_kernels::{PairMatrix, first_not_finite};
 
-use crate::{Distance, Error, Result, distance::check_dtype, tensor::zeros_like, tuples::Classes};
+use crate::{
+    Distance, Error, Result, distance::check_dtype, error::check_device, tensor::zeros_like, tuples::Classes,
+};
 
 /// Embeddings `[n, d]` with a label each, compared with one another or with a reference set `[m, d]`.
 ///
@@ -58,7 +60,8 @@ impl Batch {
     /// The same batch, its rows compared with a separate reference set.
     ///
     /// # Errors
-    /// As [`new`](Self::new), and [`Error::Shape`] or [`Error::DType`] when widths or element types differ.
+    /// As [`new`](Self::new), and [`Error::Shape`], [`Error::DType`] or [`Error::Device`] when widths, element types or
+    /// devices differ.
     pub fn with_reference(mut self, embeddings: &Tensor, labels: &[i64]) -> Result<Self> {
         let op = "Batch::with_reference";
         check(op, ("ref_embeddings", embeddings), ("ref_labels", labels))?;
@@ -71,6 +74,8 @@ impl Batch {
             let expected = format!("{own:?} as the embeddings");
             return Err(Error::DType { op, arg: "ref_embeddings", got, expected });
         }
+        let own = ("embeddings", self.embeddings.device().location());
+        check_device(op, "ref_embeddings", embeddings.device().location(), own)?;
         self.reference =
             Some(Reference { embeddings: embeddings.clone(), labels: labels.to_vec(), own: None });
         self.forget();
@@ -205,6 +210,21 @@ impl Batch {
             reference.embeddings = reference.embeddings.detach();
         }
         batch
+    }
+
+    /// The embeddings have the element type of a learned tensor and lie where it lies.
+    pub(crate) fn check_type(
+        &self,
+        op: &'static str,
+        (name, learned): (&'static str, &Tensor),
+    ) -> Result<()> {
+        let (got, own) = (self.embeddings.dtype(), learned.dtype());
+        if got != own {
+            let expected = format!("{own:?} as `{name}`");
+            return Err(Error::DType { op, arg: "embeddings", got, expected });
+        }
+        let own = (name, learned.device().location());
+        check_device(op, "embeddings", self.embeddings.device().location(), own)
     }
 
     /// Whether nothing can be compared: no rows or no columns.

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Debug, Write};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, DeviceLocation, Tensor};
 
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -33,6 +33,18 @@ pub enum Error {
         /// The element type it had.
         got: DType,
         /// The one it should have.
+        expected: String,
+    },
+    /// A tensor on another device.
+    #[error("{op}: `{arg}` lies on {got:?}, expected {expected}; move it with `to_device`")]
+    Device {
+        /// The function called.
+        op: &'static str,
+        /// Its argument.
+        arg: &'static str,
+        /// Where it lies.
+        got: DeviceLocation,
+        /// Where it should lie.
         expected: String,
     },
     /// As many labels as rows are needed.
@@ -141,6 +153,19 @@ impl Error {
     }
 }
 
+/// A tensor lies where another one, called `as_arg`, lies.
+pub(crate) fn check_device(
+    op: &'static str,
+    arg: &'static str,
+    got: DeviceLocation,
+    (as_arg, own): (&'static str, DeviceLocation),
+) -> Result<()> {
+    match got == own {
+        true => Ok(()),
+        false => Err(Error::Device { op, arg, got, expected: format!("{own:?} as `{as_arg}`") }),
+    }
+}
+
 /// Each of an owner's parameters is a finite number.
 pub(crate) fn finite(owner: &'static str, fields: &[(&'static str, f64)]) -> Result<()> {
     holds(owner, fields, "a finite number", f64::is_finite)
@@ -193,6 +218,21 @@ pub(crate) fn name_of(value: &(impl Debug + ?Sized)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_is_named() {
+        let (cpu, gpu) = (DeviceLocation::Cpu, DeviceLocation::Cuda { gpu_id: 1 });
+        assert!(check_device("SupCon", "embeddings", gpu, ("log_scale", gpu)).is_ok());
+        let error =
+            check_device("SupCon", "embeddings", gpu, ("log_scale", cpu)).err().map(|e| e.to_string());
+        assert_eq!(
+            error.as_deref(),
+            Some(
+                "SupCon: `embeddings` lies on Cuda { gpu_id: 1 }, expected Cpu as `log_scale`; move it with \
+                 `to_device`"
+            )
+        );
+    }
 
     #[test]
     fn a_name_ends_where_details_begin() {

@@ -215,6 +215,18 @@ pub(crate) fn reduce(
 /// What a loss remembers between batches, by name.
 pub type State = BTreeMap<String, Tensor>;
 
+/// What a step of a loss gives; where it fails, what the loss remembers is put back to what it was before.
+///
+/// For steps of several parts, of which a later one may fail after an earlier one has been taken.
+pub(crate) fn undone_on_error<T>(loss: &dyn Loss, step: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = loss.state()?;
+    let outcome = step();
+    if outcome.is_err() {
+        loss.load_state(&before)?;
+    }
+    outcome
+}
+
 /// A loss of metric learning.
 ///
 /// Members differ in [`unreduced`](Self::unreduced); [`Objective`](crate::Objective) puts miner, loss and reducer
@@ -226,6 +238,14 @@ pub type State = BTreeMap<String, Tensor>;
 /// Without tuples every valid pair or triplet counts, and a row is never compared with itself. Given ones are turned
 /// into what the loss is made of: a triplet into the pairs (a, p) and (a, n), pairs into every triplet of one anchor.
 /// Losses of single rows take them as [weights of the rows](crate::Tuples::row_weights).
+///
+/// # Steps
+/// A loss that remembers computes first and remembers last: where [`unreduced`](Self::unreduced) or
+/// [`reduced`](Self::reduced) return an error, it is as it was before the call, with all losses within it. A loss of
+/// several steps, as a sum of objectives, puts back the [`state`](Self::state) of those that were taken. So does an
+/// [`Objective`](crate::Objective) where what comes after the loss fails, its reducer or a regularizer; state must
+/// therefore be all that a later step depends on, and cheap to ask for: tensors are shared, not copied. What shows as
+/// NaN or infinite in the value is not remembered either. Steps are taken one after the other.
 ///
 /// # Under a Bregman divergence
 /// Over a [`BregmanDistance`](crate::BregmanDistance) the entry of anchor i and column j is D_φ(x_i ‖ y_j) with
@@ -247,7 +267,10 @@ pub trait Loss: Debug + Send + Sync {
     /// numbers and as many indices. [`reduced`](Self::reduced) needs no list of them.
     ///
     /// # Errors
-    /// What the distance returns, and [`Error::Config`](crate::Error::Config) for a batch the loss has no use for.
+    /// What the distance returns, [`Error::Config`](crate::Error::Config) for a batch the loss has no use for, and
+    /// [`Error::Shape`](crate::Error::Shape), [`Error::DType`](crate::Error::DType) or
+    /// [`Error::Device`](crate::Error::Device) for rows that do not fit what the loss has learned. Nothing of the batch
+    /// is remembered then.
     fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>>;
 
     /// The value of the batch by a reducer, where the loss knows a way to it that lists no tuples. `None` where it
@@ -285,14 +308,14 @@ pub trait Loss: Debug + Send + Sync {
     /// the first step; elsewhere it does nothing.
     ///
     /// # Errors
-    /// What the distance returns.
+    /// What the distance returns; nothing is set then.
     fn calibrate(&self, batch: &Batch) -> Result<()> {
         let _ = batch;
         Ok(())
     }
 
-    /// What the loss remembers between batches and no optimizer sees, such as a memory of embeddings, by name; a
-    /// checkpoint keeps it. Most losses remember nothing.
+    /// All that the loss remembers between batches and no optimizer sees, such as a memory of embeddings, by name; a
+    /// checkpoint keeps it, and a step that fails is undone by it. Most losses remember nothing.
     ///
     /// # Errors
     /// When candle fails.
@@ -300,10 +323,11 @@ pub trait Loss: Debug + Send + Sync {
         Ok(State::new())
     }
 
-    /// Puts a remembered [`state`](Self::state) back.
+    /// Puts a remembered [`state`](Self::state) back: all of it, or with an error nothing.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) when an entry is missing or of another form.
+    /// [`Error::Config`](crate::Error::Config), [`Error::Shape`](crate::Error::Shape) or another that names the entry,
+    /// when one is missing or of another form.
     fn load_state(&self, state: &State) -> Result<()> {
         let _ = state;
         Ok(())

@@ -6,7 +6,9 @@ use candle_core::Tensor;
 
 use crate::{
     Batch, Error, Loss, Miner, Parameter, Part, Reducer, Regularization, RegularizedRows, Result, Tuples,
-    batch::add_zero_of, error::name_of, loss::reduce,
+    batch::add_zero_of,
+    error::name_of,
+    loss::{reduce, undone_on_error},
 };
 
 /// A loss with an optional miner before it, a reducer after it and regularizers beside it: from a batch to one number.
@@ -68,7 +70,8 @@ impl Objective {
     /// The value of a batch, a scalar; 0 with gradient 0 where no tuple is left.
     ///
     /// # Errors
-    /// What miner, loss or reducer return; [`Error::Config`] when the reducer leaves more than a scalar.
+    /// What miner, loss, reducer or a regularizer return; [`Error::Config`] when the reducer leaves more than a scalar.
+    /// A loss that remembers is then as it was before.
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
         let batch = batch.sharing();
         let tuples = self.mine(&batch)?;
@@ -87,6 +90,11 @@ impl Objective {
     }
 
     fn value(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Tensor> {
+        // Reducer and regularizers may fail after the loss has taken its step.
+        undone_on_error(&*self.loss, || self.step(batch, tuples))
+    }
+
+    fn step(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Tensor> {
         let mut total = match reduce(&*self.loss, batch, tuples, &*self.reducer)? {
             Some(value) if value.track_op() => batch.with_zero_of_reference(value)?,
             Some(value) => (value + batch.zero()?)?,
@@ -152,7 +160,7 @@ impl Objective {
     /// As [`Loss::calibrate`].
     ///
     /// # Errors
-    /// What the distance returns.
+    /// What the distance returns; nothing is set then.
     pub fn calibrate(&self, batch: &Batch) -> Result<()> {
         self.loss.calibrate(batch)
     }

@@ -65,16 +65,39 @@ pub(crate) fn signed_power(x: &Tensor, exponent: f64) -> Result<Tensor> {
     Ok(if exponent % 2.0 == 1.0 { (size * x.detach().sign()?)? } else { size })
 }
 
-/// The p-norm of each row: `[n, d]` → `[n, 1]`, with gradient 0 at a row of zeros.
-pub(crate) fn row_norm(x: &Tensor, p: f64) -> Result<Tensor> {
+/// Rows divided by their largest |entry|, a constant of the graph, and that entry `[n, 1]`: powers of what is left
+/// neither overflow nor vanish. A row of zeros is divided by 1.
+fn scaled(x: &Tensor) -> Result<(Tensor, Tensor)> {
+    let largest = x.detach().abs()?.max_keepdim(D::Minus1)?; // [n, 1]
+    let some = largest.gt(0.0)?;
+    let largest = fill_unless(&largest, &some, 1.0)?;
+    Ok((x.broadcast_div(&largest)?, largest))
+}
+
+/// The p-norm of rows with entries of at most 1: `[n, d]` → `[n, 1]`.
+fn norm_of_scaled(x: &Tensor, p: f64) -> Result<Tensor> {
     root(&abs_pow(x, p)?.sum_keepdim(D::Minus1)?, 1.0 / p)
 }
 
-/// Rows divided by their p-norm. A row shorter than 1e-12 stays as it is: its direction means nothing.
+/// The p-norm of each row: `[n, d]` → `[n, 1]`, with gradient 0 at a row of zeros. It overflows where the norm does.
+pub(crate) fn row_norm(x: &Tensor, p: f64) -> Result<Tensor> {
+    let (x, largest) = scaled(x)?;
+    Ok((norm_of_scaled(&x, p)? * largest)?)
+}
+
+/// Rows divided by their p-norm, of whatever length, as [`PairMatrix`] does it for p = 2. A row no longer than 1e-12
+/// stays as it is: its direction means nothing.
 pub(crate) fn normalize_rows(x: &Tensor, p: f64) -> Result<Tensor> {
-    let norm = row_norm(x, p)?;
-    let long = norm.detach().gt(LEAST_NORM)?;
-    Ok(x.broadcast_div(&fill_unless(&norm, &long, 1.0)?)?)
+    if x.elem_count() == 0 {
+        return Ok(x.clone());
+    }
+    // The direction of a row is that of the scaled one, and so is its derivative.
+    let (unit, largest) = scaled(x)?;
+    let norm = norm_of_scaled(&unit, p)?;
+    let some = norm.detach().gt(0.0)?;
+    let unit = unit.broadcast_div(&fill_unless(&norm, &some, 1.0)?)?;
+    let short = (norm.detach() * largest)?.le(LEAST_NORM)?;
+    Ok(short.broadcast_as(x.shape())?.contiguous()?.where_cond(x, &unit)?)
 }
 
 /// Squared Euclidean distances as one matrix product around a point amid the rows: `[n, d]`, `[m, d]` → `[n, m]`, those of
@@ -169,7 +192,77 @@ pub(crate) fn download(x: &Tensor) -> Result<Vec<f64>> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Var;
+
     use super::*;
+
+    /// Rows of any length, entries next to the largest number of the type among them: norms and directions with their
+    /// gradients are those of the row at length 1.
+    #[test]
+    fn rows_of_any_length_have_a_norm_and_a_direction() -> Result<()> {
+        let base = [[1.0f64, -0.5, 0.25, 0.0], [-0.3, 0.9, 0.9, -0.9], [0.0, 0.0, -1.0, 0.0]];
+        let weights = Tensor::new(
+            &[[0.7f64, -0.2, 0.4, 0.9], [0.1, 0.8, -0.5, 0.3], [0.6, 0.2, 0.3, -0.4]],
+            &Device::Cpu,
+        )?;
+        let run = |x: &Tensor, p: f64| -> Result<[Vec<f64>; 4]> {
+            let x = Var::from_tensor(x)?;
+            let weights = weights.to_dtype(x.dtype())?;
+            let (norm, unit) = (row_norm(&x, p)?, normalize_rows(&x, p)?);
+            let slopes = |y: &Tensor| -> Result<Vec<f64>> {
+                y.sum_all()?.backward()?.get(&x).map_or(Ok(Vec::new()), download)
+            };
+            let of_norm = slopes(&(&norm * weights.narrow(1, 0, 1)?)?)?;
+            Ok([download(&norm)?, download(&unit)?, of_norm, slopes(&(&unit * weights)?)?])
+        };
+        for p in [1.0, 1.5, 2.0, 3.0, 40.0] {
+            let want = run(&Tensor::new(&base, &Device::Cpu)?, p)?;
+            // By hand, at length 1.
+            for (row, norm) in base.iter().zip(&want[0]) {
+                let sum: f64 = row.iter().map(|v| v.abs().powf(p)).sum();
+                assert!((sum.powf(1.0 / p) - norm).abs() < 1e-12, "p = {p}: {norm}");
+            }
+            for (dtype, least, most, tolerance) in
+                [(DType::F32, 2e-12, 3e38, 2e-6), (DType::F64, 2e-12, 1.7e308, 1e-13)]
+            {
+                for size in [least, 1e-6, 1e6, 5e25, most / 8.0, most] {
+                    let x = (Tensor::new(&base, &Device::Cpu)? * size)?.to_dtype(dtype)?;
+                    let [norm, unit, of_norm, of_unit] = run(&x, p)?;
+                    let case = format!("p = {p}, {dtype:?} at {size:e}");
+                    let near = |got: &[f64], want: &[f64], scale: f64| {
+                        got.len() == want.len()
+                            && got.iter().zip(want).all(|(g, w)| (g * scale - w).abs() <= tolerance * p)
+                    };
+                    assert!(near(&unit, &want[1], 1.0), "{case}: {unit:?}, not {:?}", want[1]);
+                    assert!(near(&of_norm, &want[2], 1.0), "{case}: {of_norm:?}, not {:?}", want[2]);
+                    assert!(near(&of_unit, &want[3], size), "{case}: {of_unit:?}, not {:?}", want[3]);
+                    // At the end of the range only a norm of one entry is a number.
+                    if size < most {
+                        assert!(near(&norm, &want[0], 1.0 / size), "{case}: {norm:?}, not {:?}", want[0]);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn short_rows_stay_as_they_are() -> Result<()> {
+        for dtype in [DType::F32, DType::F64] {
+            let x = Tensor::new(&[[0f64, 0.], [3e-13, 4e-13], [1e-30, 0.]], &Device::Cpu)?.to_dtype(dtype)?;
+            let x = Var::from_tensor(&x)?;
+            for p in [1.0, 2.0, 3.0] {
+                let unit = normalize_rows(&x, p)?;
+                assert_eq!(download(&unit)?, download(&x)?, "{dtype:?} p = {p}");
+                let slopes = unit.sum_all()?.backward()?.get(&x).map(download).transpose()?;
+                assert_eq!(slopes, Some(vec![1.0; 6]), "{dtype:?} p = {p}");
+                let slopes = row_norm(&x, p)?.sum_all()?.backward()?.get(&x).map(download).transpose()?;
+                let slopes = slopes.unwrap_or_default();
+                assert!(slopes[..2] == [0.0; 2] && slopes.iter().all(|g| g.is_finite()), "{slopes:?}");
+            }
+        }
+        Ok(())
+    }
 
     #[test]
     fn nan_is_neither_nothing_nor_left_out() -> Result<()> {

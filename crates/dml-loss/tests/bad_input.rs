@@ -99,6 +99,77 @@ fn distances_refuse_what_they_cannot_compare() -> Result<(), Any> {
     Ok(())
 }
 
+/// The names by which errors may call a loss: its own and those within it.
+fn own_names(spec: &LossSpec) -> Result<Vec<String>, Any> {
+    fn collect(value: &serde_json::Value, names: &mut Vec<String>) {
+        let Some(table) = value.as_object() else {
+            value.as_array().into_iter().flatten().for_each(|value| collect(value, names));
+            return;
+        };
+        if let Some(name) = table.get("name").and_then(|name| name.as_str()) {
+            let words = name.split('-').map(|word| word[..1].to_uppercase() + &word[1..]);
+            names.push(words.collect());
+        }
+        table.values().for_each(|value| collect(value, names));
+    }
+    let mut names = Vec::new();
+    collect(&serde_json::to_value(spec)?, &mut names);
+    Ok(names)
+}
+
+/// Rows of another width or element type than a loss was built for: the loss says so by its name, and says what to do.
+#[test]
+fn every_loss_names_itself_where_rows_do_not_fit_it() -> Result<(), Any> {
+    let labels = [0, 1, 0, 1, 0, 2];
+    let x = rows(3, 6, 4)?;
+    let wrong = [rows(3, 6, 3)?, rows(3, 6, 5)?, x.to_dtype(DType::F32)?];
+    let learned: Vec<LossSpec> = serde_json::from_str(
+        r#"[{"name": "margin", "learn_beta": true, "triplets_per_anchor": 2},
+            {"name": "info-nce", "direction": "columns"},
+            {"name": "manifold", "embedding_size": 4},
+            {"name": "cross-batch-memory", "loss": {"name": "sup-con", "temperature": "learned"}, "memory_size": 8}]"#,
+    )?;
+    let mut named = 0;
+    for distance in every_distance(4, DType::F64)? {
+        for spec in every_loss()?.into_iter().chain(every_memory()?).chain(learned.clone()) {
+            if !takes(&spec, &*distance) {
+                continue;
+            }
+            for wrong in &wrong {
+                let objective = Objective::new(spec.build(distance.clone(), DType::F64, &Device::Cpu)?);
+                let mut batch = Batch::new(wrong, &labels)?;
+                if wants_items(&spec) {
+                    batch = batch.with_reference(wrong, &labels)?;
+                }
+                let same_type = wrong.dtype() == DType::F64;
+                let own = objective.loss.own_parameters();
+                // Of the terms of a sum the first may be one of which only the generator is learned.
+                let of_generator =
+                    matches!(spec, LossSpec::WeightedSum(_)) && !distance.parameters().is_empty();
+                let refuses = !of_generator && own.iter().any(|p| !same_type || p.role == Role::Proxy);
+                for text in [
+                    message(objective.forward(&batch)),
+                    message(objective.unreduced(&batch, None)),
+                    message(objective.forward_with(&batch, None)),
+                ] {
+                    let case = format!("{spec:?} over {}: {text}", distance.name());
+                    assert!(!text.contains("tensor operation failed"), "{case}");
+                    if refuses {
+                        let names = own_names(&spec)?;
+                        assert!(names.iter().any(|name| text.starts_with(&format!("{name}: "))), "{case}");
+                        let says = if same_type { ["[6, ", "embedding_size"] } else { ["F32", "`to_dtype`"] };
+                        assert!(text.contains("`embeddings`"), "{case}");
+                        assert!(says.iter().all(|word| text.contains(word)), "{case}");
+                        named += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(named > 500, "only {named} cases");
+    Ok(())
+}
+
 /// Rows that are a view of something else give what their copy gives.
 #[test]
 fn views_are_as_good_as_copies() -> Result<(), Any> {

@@ -52,6 +52,21 @@ impl ClassTable {
     }
 }
 
+/// The rows of a batch are as wide as those of a learned table, of its element type and on its device.
+pub(crate) fn check_rows(
+    op: &'static str,
+    batch: &Batch,
+    table: (&'static str, &Var),
+    embedding_size: usize,
+) -> Result<()> {
+    let x = batch.embeddings();
+    if x.dim(1)? != embedding_size {
+        let expected = format!("[n, {embedding_size}], the `embedding_size` that the loss was built with");
+        return Err(Error::shape(op, "embeddings", x, expected));
+    }
+    batch.check_type(op, (table.0, table.1))
+}
+
 /// The labels as rows of a class table.
 pub(crate) fn class_ids(op: &'static str, batch: &Batch, classes: usize) -> Result<Vec<u32>> {
     let id = |(row, &label): (usize, &i64)| match usize::try_from(label) {

@@ -5,19 +5,17 @@ use std::sync::Arc;
 use crate::{
     Batch, Distance, Error, Loss, Miner, PairList, Pairs, Parameter, Part, Reduced, Reducer, Result, State,
     Triplets, Tuples,
-    loss::{
-        memory::{Remembering, loss_of_memory},
-        reduce,
-    },
+    loss::memory::{Entered, Remembering, loss_of_memory},
 };
 
 /// A loss whose batches are compared with the newest `memory_size` embeddings, those of the batch among them.
 ///
-/// Each batch first enters the memory; then the inner miner and loss compare its rows with the memory. The miner sees
+/// The inner miner and loss compare the rows of a batch with the memory that the batch has entered. The miner sees
 /// each row's comparison with itself, as in pytorch-metric-learning, and what it selects of that is left out; without a
 /// miner all pairs but those count. A miner of easiest positives would select the row itself and leave the row without
 /// a positive: mine hard or semi-hard ones. What is remembered is constant, the current batch too: the gradient reaches
-/// the batch as anchors only. Each call of [`unreduced`](Loss::unreduced) is a step; [`state`](Loss::state) holds
+/// the batch as anchors only. Each call of [`unreduced`](Loss::unreduced) is a step, at whose end the batch is
+/// remembered: not where miner or loss fail, and not where its loss is no number. [`state`](Loss::state) holds
 /// `memory` `[k, d]` and `memory_labels` `[k]`. Given tuples, which index the batch, are added to the miner's. A batch
 /// with a reference set is an error.
 ///
@@ -55,8 +53,8 @@ impl CrossBatchMemory {
         Ok(Self { inner: Remembering::new("CrossBatchMemory", loss, miner, memory_size)? })
     }
 
-    /// Lets the batch into the memory: the batch against it, and its tuples.
-    fn enter(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Option<(Batch, Option<Tuples>)>> {
+    /// The batch against the memory that it enters, and its tuples.
+    fn enter(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Option<Entered>> {
         if batch.has_reference() {
             let expected = "none: the memory is the reference set";
             return Err(Error::config("CrossBatchMemory", "reference", "given", expected));
@@ -64,10 +62,11 @@ impl CrossBatchMemory {
         if batch.is_empty() {
             return Ok(None);
         }
-        let (memory, labels) = self.inner.memory.enter(batch.embeddings(), batch.labels())?;
+        let rows = self.inner.memory.with(batch.embeddings(), batch.labels())?;
+        let (memory, labels) = &rows;
         let first = (labels.len() - batch.len()) as u32;
         let own: Vec<u32> = (0..batch.len() as u32).map(|i| first + i).collect();
-        let batch = batch.clone().with_reference(&memory, &labels)?;
+        let batch = batch.clone().with_reference(memory, labels)?;
         let mined = self.inner.mine(&batch)?.map(|tuples| without_own(tuples, first));
         let batch = batch.with_own_rows(&own)?;
         let tuples = match (mined, tuples.map(|tuples| moved(tuples, first))) {
@@ -75,7 +74,7 @@ impl CrossBatchMemory {
             (mined, None) => mined,
             (None, Some(given)) => Some(joined(Tuples::Pairs(Pairs::all(&batch)), &given)),
         };
-        Ok(Some((batch, tuples)))
+        Ok(Some(Entered { batch, tuples, rows }))
     }
 }
 
@@ -152,6 +151,6 @@ impl Loss for CrossBatchMemory {
     }
 
     fn load_state(&self, state: &State) -> Result<()> {
-        self.inner.load_state(state)
+        self.inner.load_state(state, 0)
     }
 }

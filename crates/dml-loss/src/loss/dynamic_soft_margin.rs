@@ -10,6 +10,9 @@ use crate::{
     tensor::download, tuples::TripletTable,
 };
 
+/// How far a share that was saved may lie outside 0 to 1.
+const ROUNDING: f64 = 1e-6;
+
 /// Knobs of [`DynamicSoftMargin`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -30,10 +33,10 @@ impl Default for DynamicSoftMarginConfig {
 
 /// The mean over triplets of F(t)·t, t = D(a, p) − D(a, n), F the running distribution function of t.
 ///
-/// Each batch first enters a histogram: (1 − momentum)·old + momentum·(this batch's soft counts), then normalized, so
+/// Each batch enters a histogram: (1 − momentum)·old + momentum·(this batch's soft counts), then normalized, so
 /// the triplets of a batch weigh momentum each; the first batch has it to itself. The gradient flows through this
 /// batch's counts too; the histogram carried over is a constant. Each call of [`unreduced`](Loss::unreduced) is a step;
-/// [`state`](Loss::state) holds the `histogram` `[num_bins]`. Differences outside its range stay in the outermost bins.
+/// [`state`](Loss::state) holds the `histogram` `[num_bins]`, which a step that fails or gives NaN leaves as it was. Differences outside its range stay in the outermost bins.
 /// Part `loss`, one for the batch; its value may be negative.
 ///
 /// # Distances
@@ -158,7 +161,7 @@ impl Loss for DynamicSoftMargin {
         if number == 0.0 {
             return Ok(Vec::new());
         }
-        let mut histogram = self.histogram();
+        let histogram = self.histogram().clone();
         let fresh = histogram.iter().all(|&h| h == 0.0);
         let momentum = if fresh { 1.0 } else { self.config.momentum };
         let mut next: Vec<f64> =
@@ -172,11 +175,6 @@ impl Loss for DynamicSoftMargin {
                 Some(*sum)
             })
             .collect();
-        // What is NaN shows in the value, and is not remembered.
-        if !total.is_nan() {
-            *histogram = next;
-        }
-        drop(histogram);
 
         // Moving t within its bin takes mass from that bin's F, which weighs all triplets of the bin.
         let taken = momentum / (total * self.width());
@@ -189,7 +187,12 @@ impl Loss for DynamicSoftMargin {
             });
             below.iter().zip(&of_rows[a].sums).map(|(f, s)| f * s).sum::<f64>() / number
         })?; // [n]
-        Ok(vec![Part::whole("loss", losses.sum_all()?.reshape(1)?)])
+        let loss = losses.sum_all()?.reshape(1)?;
+        // What is NaN shows in the value, and is not remembered.
+        if !total.is_nan() {
+            *self.histogram() = next;
+        }
+        Ok(vec![Part::whole("loss", loss)])
     }
 
     fn distance(&self) -> Option<&Arc<dyn Distance>> {
@@ -208,8 +211,11 @@ impl Loss for DynamicSoftMargin {
             return Err(Error::config(owner, "histogram", "missing", expected));
         };
         let values = download(tensor)?;
-        if values.len() != self.config.num_bins {
-            return Err(Error::config(owner, "histogram", format!("of {} bins", values.len()), expected));
+        if tensor.rank() != 1 || values.len() != self.config.num_bins {
+            return Err(Error::config(owner, "histogram", format!("of {:?} bins", tensor.dims()), expected));
+        }
+        if let Some(share) = values.iter().find(|share| !(-ROUNDING..=1.0 + ROUNDING).contains(*share)) {
+            return Err(Error::config(owner, "histogram", share, "shares from 0 to 1"));
         }
         *self.histogram() = values;
         Ok(())

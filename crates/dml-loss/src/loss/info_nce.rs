@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Loss, Parameter, Part, Result, Temperature, TemperatureSpec, Tuples,
-    loss::logits::{Logits, calibrate},
+    loss::logits::{Logits, calibrate, check_temperature},
     rows::log_sum_exp_terms,
     tensor::{entries, masked_log_sum_exp, ones_like},
 };
@@ -124,9 +124,11 @@ impl Loss for InfoNce {
             return Ok(Vec::new());
         }
         if self.direction == Direction::Rows {
-            let Logits { matrix, factor, log_scale } = Logits::new(batch, &self.distance, &self.temperature)?;
+            let Logits { matrix, factor, log_scale } =
+                Logits::new("InfoNce", batch, &self.distance, &self.temperature)?;
             return Ok(vec![Part::of_rows(matrix.row_losses(&OfOwnColumn { factor }, log_scale.as_ref())?)?]);
         }
+        check_temperature("InfoNce", batch, &self.temperature)?;
         let values = batch.all_pairs(&*self.distance)?; // [n, n]
         let logits = self.temperature.logits(&self.distance.closeness(&values)?)?; // [n, n]
         let all = ones_like(&logits)?.ge(0.5)?;

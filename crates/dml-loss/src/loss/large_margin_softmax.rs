@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Batch, Distance, Error, Loss, Parameter, Part, Result, Role, Tuples,
     error::positive,
-    loss::class_table::{ClassTable, class_ids, cross_entropy, one_hot, weighted},
+    loss::class_table::{ClassTable, check_rows, class_ids, cross_entropy, one_hot, weighted},
     tensor::{entries, ones_like, row_norm, zeros_like},
 };
 
@@ -73,6 +73,7 @@ enum Norms {
 /// ```
 #[derive(Debug, Clone)]
 pub struct LargeMarginSoftmax {
+    owner: &'static str,
     distance: Arc<dyn Distance>,
     config: LargeMarginSoftmaxConfig,
     norms: Norms,
@@ -123,7 +124,7 @@ impl LargeMarginSoftmax {
         positive(owner, &[("scale", config.scale)])?;
         let LargeMarginSoftmaxConfig { num_classes: classes, embedding_size: width, seed, .. } = config;
         let weight = ClassTable { owner, classes, width, seed }.columns(1, dtype, device)?;
-        Ok(Self { distance, config, norms, weight })
+        Ok(Self { owner, distance, config, norms, weight })
     }
 }
 
@@ -151,7 +152,8 @@ impl Loss for LargeMarginSoftmax {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let ids = class_ids("LargeMarginSoftmax", batch, self.config.num_classes)?;
+        check_rows(self.owner, batch, ("W", &self.weight), self.config.embedding_size)?;
+        let ids = class_ids(self.owner, batch, self.config.num_classes)?;
         let columns = self.weight.as_tensor().t()?.contiguous()?; // [classes, d]
         let cosine = self.distance.all_pairs(batch.embeddings(), &columns)?; // [n, classes]
         let every: Vec<u32> = (0..ids.len() as u32).collect();

@@ -17,14 +17,24 @@ pub(crate) struct Logits {
 }
 
 impl Logits {
-    pub fn new(batch: &Batch, distance: &Arc<dyn Distance>, temperature: &Temperature) -> Result<Self> {
+    pub fn new(
+        owner: &'static str,
+        batch: &Batch,
+        distance: &Arc<dyn Distance>,
+        temperature: &Temperature,
+    ) -> Result<Self> {
+        check_temperature(owner, batch, temperature)?;
         let sign = if distance.larger_is_closer() { 1.0 } else { -1.0 };
-        let log_scale = match temperature {
-            Temperature::Fixed(_) => None,
-            Temperature::Learned(s) => Some(s.as_tensor().clone()),
-        };
         let factor = sign * temperature.scale()?;
-        Ok(Self { matrix: batch.pairs(distance)?, factor, log_scale })
+        Ok(Self { matrix: batch.pairs(distance)?, factor, log_scale: temperature.log_scale()? })
+    }
+}
+
+/// A learned temperature is of the embeddings' type and on their device.
+pub(crate) fn check_temperature(owner: &'static str, batch: &Batch, temperature: &Temperature) -> Result<()> {
+    match temperature {
+        Temperature::Fixed(_) => Ok(()),
+        Temperature::Learned(s) => batch.check_type(owner, ("log_scale", s)),
     }
 }
 

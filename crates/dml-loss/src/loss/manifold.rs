@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Batch, Distance, Error, Loss, Parameter, Part, Result, Role, Tuples,
     error::{count, finite},
-    loss::class_table::{ClassTable, class_ids, one_hot},
+    loss::class_table::{ClassTable, check_rows, class_ids, one_hot},
     sampling::{choose, draws},
     tensor::{download, fill_unless, hinge, masked_log_sum_exp, normalize_rows, rows, upload},
 };
@@ -212,11 +212,8 @@ impl Loss for Manifold {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let (n, d) = batch.embeddings().dims2()?;
-        if d != self.config.embedding_size {
-            let expected = format!("[n, {}]", self.config.embedding_size);
-            return Err(Error::shape("Manifold", "embeddings", batch.embeddings(), expected));
-        }
+        let n = batch.len();
+        check_rows("Manifold", batch, ("proxies", &self.proxies), self.config.embedding_size)?;
         let meta = self.meta_classes(batch)?;
         let points = Tensor::cat(&[batch.embeddings(), self.proxies.as_tensor()], 0)?; // [n+K, d]
         let f = self.diffusion(&points)?; // [n+K, n+K]

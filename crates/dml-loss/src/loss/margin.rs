@@ -116,6 +116,11 @@ impl Margin {
 }
 
 impl Margin {
+    /// A learned boundary is of the embeddings' type and on their device.
+    fn check(&self, batch: &Batch) -> Result<()> {
+        if self.config.learn_beta { batch.check_type("Margin", ("beta", &self.beta)) } else { Ok(()) }
+    }
+
     /// What each boundary is multiplied by when a reducer takes ν·β of each triplet, given how many triplets each
     /// anchor has and the divisor; `None` where the reducer is no weighted sum.
     fn boundary_weights(
@@ -222,6 +227,7 @@ impl Loss for Margin {
         if batch.nothing() {
             return Ok(Reduced::Nothing);
         }
+        self.check(batch)?;
         let ids = match num_classes {
             Some(classes) => class_ids("Margin", batch, classes)?,
             None => vec![0; batch.len()],
@@ -280,9 +286,12 @@ impl Loss for Margin {
             return Ok(Vec::new());
         }
         let MarginConfig { margin, nu, learn_beta, num_classes, .. } = self.config;
+        self.check(batch)?;
         let matrix = batch.all_pairs(&*self.distance)?; // [n, m]
-        let own_beta =
-            if learn_beta { self.beta.as_tensor().clone() } else { self.beta.as_detached_tensor() };
+        let own_beta = match learn_beta {
+            true => self.beta.as_tensor().clone(),
+            false => self.beta.as_detached_tensor().to_dtype(matrix.dtype())?.to_device(matrix.device())?,
+        };
         let beta = match num_classes {
             Some(classes) => {
                 let ids = class_ids("Margin", batch, classes)?;

@@ -10,7 +10,7 @@ use crate::{
     error::{count, finite, positive},
     loss::{
         class_rows::{ClassRows, OwnClass},
-        class_table::{ClassTable, class_ids, weighted},
+        class_table::{ClassTable, check_rows, class_ids, weighted},
     },
     tensor::normalize_rows,
 };
@@ -119,6 +119,7 @@ impl Default for ArcFaceConfig {
 /// ```
 #[derive(Debug, Clone)]
 pub struct MarginSoftmax {
+    owner: &'static str,
     distance: Arc<dyn Distance>,
     own_class: OwnClass,
     scale: f64,
@@ -140,11 +141,11 @@ impl MarginSoftmax {
     ) -> Result<Self> {
         let NormalizedSoftmaxConfig { num_classes: classes, embedding_size: width, temperature, seed } =
             config;
-        positive("NormalizedSoftmax", &[("temperature", temperature)])?;
-        let table = ClassTable { owner: "NormalizedSoftmax", classes, width, seed };
-        let weight = table.columns(1, dtype, device)?;
+        let owner = "NormalizedSoftmax";
+        positive(owner, &[("temperature", temperature)])?;
+        let weight = ClassTable { owner, classes, width, seed }.columns(1, dtype, device)?;
         let (own_class, scale) = (OwnClass::AsItIs, 1.0 / temperature);
-        Ok(Self { distance, own_class, scale, classes, sub_centers: 1, weight })
+        Ok(Self { owner, distance, own_class, scale, classes, sub_centers: 1, weight })
     }
 
     /// cos θ − m for the own class.
@@ -158,12 +159,13 @@ impl MarginSoftmax {
         device: &Device,
     ) -> Result<Self> {
         let CosFaceConfig { num_classes: classes, embedding_size: width, margin, scale, seed } = config;
-        let table = ClassTable { owner: "CosFace", classes, width, seed };
-        similarity("CosFace", &*distance)?;
-        finite("CosFace", &[("margin", margin)])?;
-        positive("CosFace", &[("scale", scale)])?;
-        let weight = table.columns(1, dtype, device)?;
-        Ok(Self { distance, own_class: OwnClass::Subtract(margin), scale, classes, sub_centers: 1, weight })
+        let owner = "CosFace";
+        similarity(owner, &*distance)?;
+        finite(owner, &[("margin", margin)])?;
+        positive(owner, &[("scale", scale)])?;
+        let weight = ClassTable { owner, classes, width, seed }.columns(1, dtype, device)?;
+        let own_class = OwnClass::Subtract(margin);
+        Ok(Self { owner, distance, own_class, scale, classes, sub_centers: 1, weight })
     }
 
     /// cos(θ + m) for the own class, and the nearest of several centers a class.
@@ -178,14 +180,14 @@ impl MarginSoftmax {
     ) -> Result<Self> {
         let ArcFaceConfig { num_classes: classes, embedding_size: width, margin, scale, sub_centers, seed } =
             config;
-        let table = ClassTable { owner: "ArcFace", classes, width, seed };
-        similarity("ArcFace", &*distance)?;
-        finite("ArcFace", &[("margin", margin)])?;
-        positive("ArcFace", &[("scale", scale)])?;
-        count("ArcFace", "sub_centers", sub_centers)?;
-        let weight = table.columns(sub_centers, dtype, device)?;
+        let owner = "ArcFace";
+        similarity(owner, &*distance)?;
+        finite(owner, &[("margin", margin)])?;
+        positive(owner, &[("scale", scale)])?;
+        count(owner, "sub_centers", sub_centers)?;
+        let weight = ClassTable { owner, classes, width, seed }.columns(sub_centers, dtype, device)?;
         let own_class = OwnClass::Add(margin.to_radians());
-        Ok(Self { distance, own_class, scale, classes, sub_centers, weight })
+        Ok(Self { owner, distance, own_class, scale, classes, sub_centers, weight })
     }
 }
 
@@ -202,7 +204,8 @@ impl Loss for MarginSoftmax {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let ids = class_ids("MarginSoftmax", batch, self.classes)?;
+        check_rows(self.owner, batch, ("W", &self.weight), self.weight.dim(0)?)?;
+        let ids = class_ids(self.owner, batch, self.classes)?;
         let mut columns = self.weight.as_tensor().t()?.contiguous()?; // [classes·sub, d]
         if self.own_class == OwnClass::AsItIs {
             columns = normalize_rows(&columns, 2.0)?;

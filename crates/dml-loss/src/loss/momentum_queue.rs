@@ -1,20 +1,13 @@
 //! A queue of keys around any loss, as in momentum contrast (He et al. 2020).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Error, Loss, Miner, Parameter, Part, Reduced, Reducer, Result, State, Tuples,
-    loss::{
-        memory::{Remembering, loss_of_memory},
-        reduce,
-    },
-    tensor::download,
+    loss::memory::{Entered, Remembering, loss_of_memory, whole_numbers},
 };
 
 /// Which keys are a query's positives.
@@ -31,10 +24,11 @@ pub enum QueueLabels {
 /// A loss whose queries are compared with the newest `memory_size` keys, those of this step among them.
 ///
 /// The batch holds the queries, its reference set as many keys, row i matching row i, usually of an encoder whose
-/// weights follow the trained one's slowly. The keys enter the queue, then the inner miner and loss compare queries
-/// with it; keys are constants. With [`QueueLabels::Instance`] labels play no part. Each call of
-/// [`unreduced`](Loss::unreduced) is a step; [`state`](Loss::state) holds `memory` `[k, d]`, `memory_labels` `[k]` and
-/// how many keys were `seen`. Tuples cannot be given; an inner miner may be.
+/// weights follow the trained one's slowly. The inner miner and loss compare the queries with the queue that the keys
+/// have entered; keys are constants. With [`QueueLabels::Instance`] labels play no part. Each call of
+/// [`unreduced`](Loss::unreduced) is a step, at whose end the keys are remembered: not where miner or loss fail, and not
+/// where their loss is no number. [`state`](Loss::state) holds `memory` `[k, d]`, `memory_labels` `[k]` and how many
+/// keys were `seen`. Tuples cannot be given; an inner miner may be.
 ///
 /// # Distances
 /// Those of the inner loss, usually [`NtXent`](crate::NtXent) over cosines; the query is the anchor.
@@ -60,7 +54,6 @@ pub enum QueueLabels {
 pub struct MomentumQueue {
     inner: Remembering,
     labels: QueueLabels,
-    seen: AtomicU64,
 }
 
 impl MomentumQueue {
@@ -75,11 +68,11 @@ impl MomentumQueue {
         memory_size: usize,
     ) -> Result<Self> {
         let inner = Remembering::new("MomentumQueue", loss, miner, memory_size)?;
-        Ok(Self { inner, labels, seen: AtomicU64::new(0) })
+        Ok(Self { inner, labels })
     }
 
-    /// Lets the keys into the queue: the queries against it, and their tuples.
-    fn enter(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Option<(Batch, Option<Tuples>)>> {
+    /// The queries against the queue that the keys enter, and their tuples.
+    fn enter(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Option<Entered>> {
         let owner = "MomentumQueue";
         if !batch.has_reference() {
             let expected = "the keys, as many as queries (Batch::with_reference)";
@@ -99,16 +92,15 @@ impl MomentumQueue {
         let (query_labels, key_labels) = match self.labels {
             QueueLabels::Given => (batch.labels().to_vec(), batch.column_labels().to_vec()),
             QueueLabels::Instance => {
-                let n = batch.len() as u64;
-                let first = self.seen.fetch_add(n, Ordering::SeqCst);
-                let labels: Vec<i64> = (first..first + n).map(|l| l as i64).collect();
+                let first = self.inner.memory.seen();
+                let labels: Vec<i64> = (first..first + batch.len() as u64).map(|l| l as i64).collect();
                 (labels.clone(), labels)
             }
         };
-        let (memory, labels) = self.inner.memory.enter(keys, &key_labels)?;
-        let queue = Batch::new(queries, &query_labels)?.with_reference(&memory, &labels)?.sharing_as(batch);
-        let mined = self.inner.mine(&queue)?;
-        Ok(Some((queue, mined)))
+        let rows = self.inner.memory.with(keys, &key_labels)?;
+        let batch = Batch::new(queries, &query_labels)?.with_reference(&rows.0, &rows.1)?.sharing_as(batch);
+        let tuples = self.inner.mine(&batch)?;
+        Ok(Some(Entered { batch, tuples, rows }))
     }
 }
 
@@ -117,22 +109,19 @@ impl Loss for MomentumQueue {
 
     fn state(&self) -> Result<State> {
         let mut state = self.inner.state()?;
-        let seen = self.seen.load(Ordering::SeqCst) as i64;
-        state.insert("seen".to_owned(), Tensor::new(&[seen], &Device::Cpu)?);
+        state.insert("seen".to_owned(), Tensor::new(&[self.inner.memory.seen() as i64], &Device::Cpu)?);
         Ok(state)
     }
 
     fn load_state(&self, state: &State) -> Result<()> {
+        let (owner, expected) = ("MomentumQueue::load_state", "how many keys there were");
         let Some(seen) = state.get("seen") else {
-            return Err(Error::config(
-                "MomentumQueue::load_state",
-                "seen",
-                "missing",
-                "how many keys there were",
-            ));
+            return Err(Error::config(owner, "seen", "missing", expected));
         };
-        self.inner.load_state(state)?;
-        self.seen.store(download(seen)?.first().map_or(0, |&s| s as u64), Ordering::SeqCst);
-        Ok(())
+        let seen = whole_numbers(owner, "seen", seen)?;
+        match seen[..] {
+            [seen] if seen >= 0 => self.inner.load_state(state, seen as u64),
+            _ => Err(Error::config(owner, "seen", format!("{seen:?}"), expected)),
+        }
     }
 }

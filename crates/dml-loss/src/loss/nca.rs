@@ -11,7 +11,7 @@ use crate::{
     error::positive,
     loss::{
         class_rows::{ClassRows, OwnClass},
-        class_table::{ClassTable, class_ids, weighted},
+        class_table::{ClassTable, check_rows, class_ids, weighted},
     },
     rows::{self, log_sum_exp},
     tensor::rows,
@@ -202,6 +202,7 @@ impl Loss for ProxyNca {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
+        check_rows("ProxyNca", batch, ("proxies", &self.proxies), self.config.embedding_size)?;
         let classes = class_ids("ProxyNca", batch, self.config.num_classes)?;
         let sign = if self.distance.larger_is_closer() { 1.0 } else { -1.0 };
         let factor = sign * self.config.softmax_scale;

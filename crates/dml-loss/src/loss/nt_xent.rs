@@ -9,7 +9,7 @@ use crate::{
     Batch, Distance, Index, Loss, PairCounts, Pairs, Parameter, Part, Reduced, Reducer, Result, Temperature,
     TemperatureSpec, Tuples,
     loss::{
-        logits::{Logits, calibrate},
+        logits::{Logits, calibrate, check_temperature},
         positive_rows::{OfPositives, Scaled},
         tuple_sum::{Added, TupleSum},
     },
@@ -72,7 +72,8 @@ impl Loss for NtXent {
         if pairs.one_sided() {
             return Ok(Reduced::Nothing);
         }
-        let Logits { matrix, factor, log_scale } = Logits::new(batch, &self.distance, &self.temperature)?;
+        let Logits { matrix, factor, log_scale } =
+            Logits::new("NtXent", batch, &self.distance, &self.temperature)?;
         let mut sum = TupleSum::new(&matrix, reducer, batch.labels())?;
         let losses = OfPositives { pairs: &pairs, factor, own: Scaled(factor) };
         match sum.add("loss", &losses, |_| Ok(None))? {
@@ -86,6 +87,7 @@ impl Loss for NtXent {
         if counts.one_sided() {
             return Ok(Vec::new());
         }
+        check_temperature("NtXent", batch, &self.temperature)?;
         let values = batch.all_pairs(&*self.distance)?; // [n, m]
         let logits = self.temperature.logits(&self.distance.closeness(&values)?)?; // [n, m]
         // A negative pair listed c times adds c·exp(l) = exp(l + log c).

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Distance, Loss, Parameter, Part, Result, Role, Tuples,
-    loss::class_table::{ClassTable, class_ids, one_hot},
+    loss::class_table::{ClassTable, check_rows, class_ids, one_hot},
     tensor::normalize_rows,
 };
 
@@ -74,6 +74,7 @@ impl Loss for P2sGrad {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
+        check_rows("P2sGrad", batch, ("weight", &self.weight), self.config.embedding_size)?;
         let ids = class_ids("P2sGrad", batch, self.config.num_classes)?;
         let columns = self.weight.as_tensor().t()?.contiguous()?; // [classes, d]
         let step = (normalize_rows(&columns.detach(), 2.0)? - columns.detach())?;

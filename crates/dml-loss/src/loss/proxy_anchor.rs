@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Batch, Distance, Divisor, Index, Loss, Parameter, Part, Reducer, Result, Role, Tuples,
     error::{finite, positive},
-    loss::class_table::{ClassTable, class_ids, one_hot},
+    loss::class_table::{ClassTable, check_rows, class_ids, one_hot},
     tensor::{masked_log_sum_exp, upload},
 };
 
@@ -95,7 +95,8 @@ impl Loss for ProxyAnchor {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let ProxyAnchorConfig { num_classes, margin, alpha, .. } = self.config;
+        let ProxyAnchorConfig { num_classes, embedding_size, margin, alpha, .. } = self.config;
+        check_rows("ProxyAnchor", batch, ("proxies", &self.proxies), embedding_size)?;
         let ids = class_ids("ProxyAnchor", batch, num_classes)?;
         let values = self.distance.all_pairs(batch.embeddings(), &self.proxies)?; // [n, classes]
         // margin_over(s, δ) = δ − s, and its negative at −δ is s + δ; for distances likewise with D for −s.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Batch, Distance, Loss, Parameter, Part, Result, Role, Tuples,
     error::{count, finite, positive},
-    loss::class_table::{ClassTable, class_ids, cross_entropy, one_hot, weighted},
+    loss::class_table::{ClassTable, check_rows, class_ids, cross_entropy, one_hot, weighted},
 };
 
 /// Knobs of [`SoftTriple`].
@@ -112,7 +112,9 @@ impl Loss for SoftTriple {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let SoftTripleConfig { num_classes, centers_per_class, la, gamma, margin, .. } = self.config;
+        let SoftTripleConfig { num_classes, embedding_size, centers_per_class, la, gamma, margin, .. } =
+            self.config;
+        check_rows("SoftTriple", batch, ("fc", &self.centers), embedding_size)?;
         let ids = class_ids("SoftTriple", batch, num_classes)?;
         let columns = self.centers.as_tensor().t()?.contiguous()?; // [classes·centers, d]
         let values = self.distance.all_pairs(batch.embeddings(), &columns)?;

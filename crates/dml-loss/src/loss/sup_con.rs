@@ -100,7 +100,8 @@ impl Loss for SupCon {
         if pairs.one_sided() {
             return Ok(Vec::new());
         }
-        let Logits { matrix, factor, log_scale } = Logits::new(batch, &self.distance, &self.temperature)?;
+        let Logits { matrix, factor, log_scale } =
+            Logits::new("SupCon", batch, &self.distance, &self.temperature)?;
         let losses = matrix.row_losses(&Rows { pairs: &pairs, factor }, log_scale.as_ref())?; // [n]
         Ok(vec![Part::of_rows(losses)?])
     }

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::{Batch, Distance, Loss, Objective, Parameter, Part, Result, State, Tuples};
+use candle_core::Tensor;
+
+use crate::{
+    Batch, Distance, Loss, Objective, Parameter, Part, Result, State, Tuples, loss::undone_on_error,
+};
 
 /// Σ_k w_k·objective_k, each with its own loss, distance, miner and reducer.
 ///
 /// Given tuples go to every term, and then replace its miner. Own parameters are those of all terms, `k.` before the
 /// name, one that terms share (a generator) once. Part `loss`, one for the batch. `k.` also stands before the names of
-/// [`state`](Loss::state).
+/// [`state`](Loss::state). Where one term fails, all are as they were before.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -29,8 +33,8 @@ pub struct WeightedSum {
     pub terms: Vec<(f64, Objective)>,
 }
 
-impl Loss for WeightedSum {
-    fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+impl WeightedSum {
+    fn value(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Tensor> {
         let mut total = batch.zero()?;
         for (weight, objective) in &self.terms {
             let value = match tuples {
@@ -39,7 +43,14 @@ impl Loss for WeightedSum {
             };
             total = (total + (value * *weight)?)?;
         }
-        Ok(vec![Part::whole("loss", total.reshape(1)?)])
+        Ok(total.reshape(1)?)
+    }
+}
+
+impl Loss for WeightedSum {
+    fn unreduced(&self, batch: &Batch, tuples: Option<&Tuples>) -> Result<Vec<Part>> {
+        let value = undone_on_error(self, || self.value(batch, tuples))?;
+        Ok(vec![Part::whole("loss", value)])
     }
 
     fn distance(&self) -> Option<&Arc<dyn Distance>> {
@@ -59,7 +70,14 @@ impl Loss for WeightedSum {
     }
 
     fn calibrate(&self, batch: &Batch) -> Result<()> {
-        self.terms.iter().try_for_each(|(_, objective)| objective.calibrate(batch))
+        let own = self.own_parameters();
+        let before: Vec<Tensor> =
+            own.iter().map(|p| p.var.as_detached_tensor().copy()).collect::<candle_core::Result<_>>()?;
+        let outcome = self.terms.iter().try_for_each(|(_, objective)| objective.calibrate(batch));
+        if outcome.is_err() {
+            own.iter().zip(&before).try_for_each(|(p, before)| p.var.set(before))?;
+        }
+        outcome
     }
 
     fn state(&self) -> Result<State> {
@@ -72,12 +90,17 @@ impl Loss for WeightedSum {
     }
 
     fn load_state(&self, state: &State) -> Result<()> {
-        for (k, (_, objective)) in self.terms.iter().enumerate() {
+        let losses = || self.terms.iter().map(|(_, objective)| &*objective.loss);
+        let before: Vec<State> = losses().map(|loss| loss.state()).collect::<Result<_>>()?;
+        for (k, loss) in losses().enumerate() {
             let prefix = format!("{k}.");
             let own = state.iter().filter_map(|(name, tensor)| {
                 name.strip_prefix(&prefix).map(|name| (name.to_owned(), tensor.clone()))
             });
-            objective.loss.load_state(&own.collect())?;
+            if let Err(error) = loss.load_state(&own.collect()) {
+                losses().zip(&before).take(k).try_for_each(|(loss, before)| loss.load_state(before))?;
+                return Err(error);
+            }
         }
         Ok(())
     }

@@ -69,8 +69,9 @@ impl BatchEasyHardConfig {
 
 /// One positive and one negative of each anchor, as pairs; anchors that lack either are left out.
 ///
-/// A semi-hard choice is made after the other. With [`Strategy::All`] on one side all pairs of that side are taken,
-/// those of anchors without a choice on the other side too. Ties go to the lowest index. Any distance. O(nm) time, O(n)
+/// A semi-hard choice is made after the other. With [`Strategy::All`] on one side neither side waits for the other: all
+/// pairs of that side are taken and every choice of the other, those of anchors that have nothing on one side too, as
+/// the negative of a class with one row in the batch. Ties go to the lowest index. Any distance. O(nm) time, O(n)
 /// pairs (O(nm) with [`Strategy::All`]).
 ///
 /// # Source
@@ -173,13 +174,8 @@ impl BatchEasyHard {
             };
             let (p, n) = match (pos_strategy, neg_strategy) {
                 (Strategy::All, Strategy::All) => (None, None),
-                (Strategy::All, _) => {
-                    let n = negative(f64::NEG_INFINITY).filter(|_| positives().next().is_some());
-                    (None, n)
-                }
-                (_, Strategy::All) => {
-                    (positive(f64::INFINITY).filter(|_| negatives().next().is_some()), None)
-                }
+                (Strategy::All, _) => (None, negative(f64::NEG_INFINITY)),
+                (_, Strategy::All) => (positive(f64::INFINITY), None),
                 (Strategy::SemiHard, _) => {
                     let n = negative(f64::NEG_INFINITY);
                     (n.and_then(|n| positive(far[n])), n)
@@ -276,5 +272,109 @@ impl Miner for BatchHard {
 
     fn distance(&self) -> Option<&Arc<dyn Distance>> {
         self.inner.distance()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+    use crate::{DotProduct, Lp};
+
+    const STRATEGIES: [Strategy; 4] = [Strategy::Easy, Strategy::Hard, Strategy::SemiHard, Strategy::All];
+
+    type Ranges = (Option<(f64, f64)>, Option<(f64, f64)>);
+
+    /// What a loop over anchors selects, with the matrix as it is.
+    fn naive(
+        values: &[Vec<f64>],
+        labels: &[i64],
+        larger_is_closer: bool,
+        config: BatchEasyHardConfig,
+    ) -> Pairs {
+        let inside =
+            |range: Option<(f64, f64)>, v: f64| range.is_none_or(|(low, high)| low <= v && v <= high);
+        let far = |v: f64| if larger_is_closer { -v } else { v };
+        let mut pairs = Pairs::default();
+        for (a, row) in values.iter().enumerate() {
+            let of = |same: bool, range| -> Vec<(usize, f64)> {
+                let kept = row
+                    .iter()
+                    .enumerate()
+                    .filter(|&(j, &v)| j != a && (labels[j] == labels[a]) == same && inside(range, v));
+                kept.map(|(j, &v)| (j, far(v))).collect()
+            };
+            let positives = of(true, config.allowed_pos_range);
+            let negatives = of(false, config.allowed_neg_range);
+            let pick = |from: &[(usize, f64)], farthest: bool| -> Option<(usize, f64)> {
+                let mut best: Option<(usize, f64)> = None;
+                for &(j, v) in from {
+                    if best.is_none_or(|(_, b)| if farthest { v > b } else { v < b }) {
+                        best = Some((j, v));
+                    }
+                }
+                best
+            };
+            let positive = pick(&positives, config.pos_strategy == Strategy::Hard);
+            let negative = pick(&negatives, config.neg_strategy == Strategy::Easy);
+            let semi_positive = negative.and_then(|(_, n)| {
+                let closer: Vec<_> = positives.iter().copied().filter(|&(_, p)| p < n).collect();
+                pick(&closer, true)
+            });
+            let semi_negative = positive.and_then(|(_, p)| {
+                let farther: Vec<_> = negatives.iter().copied().filter(|&(_, n)| n > p).collect();
+                pick(&farther, false)
+            });
+            let one = |choice: Option<(usize, f64)>| choice.map(|(j, _)| j).into_iter().collect::<Vec<_>>();
+            let every = |list: &[(usize, f64)]| list.iter().map(|&(j, _)| j).collect::<Vec<_>>();
+            let positives = match config.pos_strategy {
+                Strategy::All => every(&positives),
+                Strategy::SemiHard => one(semi_positive),
+                _ => one(positive),
+            };
+            let negatives = match config.neg_strategy {
+                Strategy::All => every(&negatives),
+                Strategy::SemiHard => one(semi_negative),
+                _ => one(negative),
+            };
+            // One choice on either side is one only together with the other.
+            let all = config.pos_strategy == Strategy::All || config.neg_strategy == Strategy::All;
+            if all || (!positives.is_empty() && !negatives.is_empty()) {
+                positives.into_iter().for_each(|p| pairs.positive.push(a, p));
+                negatives.into_iter().for_each(|n| pairs.negative.push(a, n));
+            }
+        }
+        pairs
+    }
+
+    #[test]
+    fn every_strategy_is_its_loop() -> Result<()> {
+        // Classes of three, two and one; a tie between the last two columns; one class alone; each row its own class.
+        let x = [[0.3f64, 1.0], [1.2, 0.4], [-0.5, 0.9], [0.6, -1.1], [2.0, 0.1], [2.0, 0.1]];
+        let x = Tensor::new(&x, &Device::Cpu)?;
+        let distances: [Arc<dyn Distance>; 2] = [Arc::new(Lp::raw(2.0)), Arc::new(DotProduct::raw())];
+        let ranges: [Ranges; 4] =
+            [(None, None), (Some((0.5, 1.5)), None), (None, Some((0.5, 1.5))), (Some((9.0, 9.5)), None)];
+        for labels in [[0, 1, 0, 1, 0, 2], [0; 6], [0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 0, 1]] {
+            let batch = Batch::new(&x, &labels)?;
+            for distance in &distances {
+                let values = distance.all_pairs(&x, &x)?.to_vec2::<f64>()?;
+                for (allowed_pos_range, allowed_neg_range) in ranges {
+                    for (p, n) in STRATEGIES.into_iter().flat_map(|p| STRATEGIES.map(|n| (p, n))) {
+                        let config = BatchEasyHardConfig {
+                            pos_strategy: p,
+                            neg_strategy: n,
+                            allowed_pos_range,
+                            allowed_neg_range,
+                        };
+                        let Ok(miner) = BatchEasyHard::new(distance.clone(), config) else { continue };
+                        let want = naive(&values, &labels, distance.larger_is_closer(), config);
+                        assert_eq!(miner.mine(&batch)?.to_pairs(), want, "{config:?} {labels:?}");
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -13,9 +13,9 @@ use crate::{
 /// Draws `num_trials` random subsets of `output_batch_size` rows and keeps the pairs of the one on which the loss is
 /// largest.
 ///
-/// The loss is one without state, since it is asked several times a step; it sees each subset as a batch of its own
-/// (or, with a reference set, the chosen rows against the whole set). Draws are a function of `seed` and of the batch;
-/// nothing is remembered between batches. A batch no larger than a subset is taken whole. The distance is the loss's.
+/// The loss sees each subset as a batch of its own (or, with a reference set, the chosen rows against the whole set),
+/// and takes no step: what it remembers is put back. Draws are a function of `seed` and of the batch; nothing is
+/// remembered between batches. A batch no larger than a subset is taken whole. The distance is the loss's.
 /// Time of `num_trials` forward passes of the loss over a subset, memory of one; O(nm) pairs.
 ///
 /// # Source
@@ -61,7 +61,10 @@ impl MaximumLoss {
         if batch.has_reference() {
             part = part.with_reference(batch.columns(), batch.column_labels())?;
         }
-        Ok(self.objective.forward(&part)?.detach().to_dtype(DType::F64)?.to_scalar()?)
+        let before = self.objective.loss.state()?;
+        let value = self.objective.forward(&part)?.detach().to_dtype(DType::F64)?;
+        self.objective.loss.load_state(&before)?;
+        Ok(value.to_scalar()?)
     }
 }
 
