@@ -1,6 +1,7 @@
 //! Which images make up a batch: the trait, and the endless, resumable sequence of batches.
 
 mod class_balanced;
+mod class_decks;
 mod deck;
 mod fixed_triplets;
 mod hierarchical;
