@@ -68,7 +68,7 @@ pub struct QueryRanking {
     /// The row of the query.
     pub query: usize,
     /// Its label.
-    pub label: u32,
+    pub label: i64,
     /// R, the number of relevant items, at least 1.
     pub relevant: usize,
     /// r_1, the rank of the first relevant item, from 1.
@@ -161,8 +161,8 @@ impl Ranking {
     ///
     /// # Errors
     /// As [`values`](Self::values).
-    pub fn per_class(&self, metric: Metric) -> Result<Vec<(u32, f64)>> {
-        let mut classes: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
+    pub fn per_class(&self, metric: Metric) -> Result<Vec<(i64, f64)>> {
+        let mut classes: BTreeMap<i64, (f64, f64)> = BTreeMap::new();
         for (query, value) in self.queries.iter().zip(self.values(metric)?) {
             let (sum, count) = classes.entry(query.label).or_default();
             (*sum, *count) = (*sum + value, *count + 1.0);
@@ -210,8 +210,8 @@ pub(crate) fn zero(op: &'static str, arg: &'static str) -> Error {
 /// ```
 pub fn rank(
     scorer: &dyn Scorer,
-    query_labels: &[u32],
-    gallery_labels: &[u32],
+    query_labels: &[i64],
+    gallery_labels: &[i64],
     gallery: Gallery,
     depth: Depth,
 ) -> Result<Ranking> {
@@ -225,7 +225,7 @@ pub fn rank(
     if gallery_labels.len() != m {
         return length("gallery_labels", gallery_labels.len(), format!("{m}, one for each item"));
     }
-    let mut members: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    let mut members: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
     for (j, &label) in gallery_labels.iter().enumerate() {
         members.entry(label).or_default().push(j as u32);
     }
@@ -244,9 +244,9 @@ pub fn rank(
 }
 
 struct Measure<'a> {
-    query_labels: &'a [u32],
-    gallery_labels: &'a [u32],
-    members: &'a BTreeMap<u32, Vec<u32>>,
+    query_labels: &'a [i64],
+    gallery_labels: &'a [i64],
+    members: &'a BTreeMap<i64, Vec<u32>>,
     gallery: Gallery,
     depth: usize,
 }
@@ -385,6 +385,14 @@ mod tests {
     }
 
     #[test]
+    fn labels_are_any_whole_numbers() -> Result<()> {
+        let m = matrix(&[&[0.1, 0.2, 0.3]], Closer::Smaller);
+        let ranking = rank(&m, &[-1], &[i64::MAX, -1, i64::MIN], Gallery::Separate, Depth::All)?;
+        assert_eq!((ranking.queries()[0].label, ranking.queries()[0].first_hit), (-1, 2));
+        Ok(())
+    }
+
+    #[test]
     fn the_own_row_is_left_out_whatever_its_label() -> Result<()> {
         // Row 0 of the gallery is query 0 but carries another label: it is neither a hit nor a miss.
         let m = matrix(&[&[0.0, 1.0, 2.0]], Closer::Smaller);
@@ -397,7 +405,7 @@ mod tests {
     fn labels_that_do_not_fit_are_errors() {
         let m = matrix(&[&[0.0, 1.0, 2.0]], Closer::Smaller);
         let message =
-            |q: &[u32], g: &[u32], depth| rank(&m, q, g, Gallery::Separate, depth).unwrap_err().to_string();
+            |q: &[i64], g: &[i64], depth| rank(&m, q, g, Gallery::Separate, depth).unwrap_err().to_string();
         assert_eq!(
             message(&[], &[0, 1, 2], Depth::All),
             "rank: `query_labels` has 0 entries, expected 1, one for each query"

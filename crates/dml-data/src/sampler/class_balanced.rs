@@ -30,7 +30,7 @@ impl ClassBalanced {
     /// assert_eq!(drawn.iter().filter(|&&i| labels[i] == 1).count(), 4);
     /// # Ok::<(), dml_data::Error>(())
     /// ```
-    pub fn new(labels: &[u32], indices: &[usize], batch: usize, seed: u64) -> Result<Self> {
+    pub fn new(labels: &[i64], indices: &[usize], batch: usize, seed: u64) -> Result<Self> {
         let op = "ClassBalanced::new";
         check_indices(op, labels, indices)?;
         if batch == 0 {

@@ -61,8 +61,8 @@ impl Hierarchical {
     /// # Ok::<(), dml_data::Error>(())
     /// ```
     pub fn new(
-        labels: &[u32],
-        groups: &[u32],
+        labels: &[i64],
+        groups: &[i64],
         indices: &[usize],
         config: HierarchicalConfig,
         seed: u64,
@@ -77,7 +77,7 @@ impl Hierarchical {
                 format!("{}, one a label", labels.len()),
             );
         }
-        let mut members: BTreeMap<u32, Vec<Vec<usize>>> = BTreeMap::new();
+        let mut members: BTreeMap<i64, Vec<Vec<usize>>> = BTreeMap::new();
         for (class, images) in by_class(labels, indices.iter().copied()) {
             let group = groups[images[0]];
             if let Some(&other) = images.iter().find(|&&i| groups[i] != group) {
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn what_cannot_be_sampled_is_named() {
         let config = HierarchicalConfig { groups: 2, classes: 1, per_class: 2, batches_per_epoch: None };
-        let message = |labels: &[u32], groups: &[u32]| {
+        let message = |labels: &[i64], groups: &[i64]| {
             let all: Vec<usize> = (0..labels.len()).collect();
             Hierarchical::new(labels, groups, &all, config, 0).unwrap_err().to_string()
         };

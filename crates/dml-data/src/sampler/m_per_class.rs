@@ -59,14 +59,14 @@ impl MPerClass {
     /// let config = MPerClassConfig { classes: 2, per_class: 2, ..Default::default() };
     /// let sampler = MPerClass::new(&labels, &[0, 1, 2, 3, 4, 5, 6, 7, 8], config, 1)?;
     /// for batch in Batches::new(sampler).take(5) {
-    ///     let classes: Vec<u32> = batch.iter().map(|&i| labels[i]).collect();
+    ///     let classes: Vec<i64> = batch.iter().map(|&i| labels[i]).collect();
     ///     assert_eq!(classes[0], classes[1]);
     ///     assert_eq!(classes[2], classes[3]);
     ///     assert_ne!(classes[0], classes[2]);
     /// }
     /// # Ok::<(), dml_data::Error>(())
     /// ```
-    pub fn new(labels: &[u32], indices: &[usize], config: MPerClassConfig, seed: u64) -> Result<Self> {
+    pub fn new(labels: &[i64], indices: &[usize], config: MPerClassConfig, seed: u64) -> Result<Self> {
         let op = "MPerClass::new";
         let argument = |arg, got: String, expected: String| Error::Argument { op, arg, got, expected };
         check_indices(op, labels, indices)?;
@@ -107,7 +107,7 @@ impl Sampler for MPerClass {
 mod tests {
     use super::*;
 
-    fn error(labels: &[u32], indices: &[usize], classes: usize, per_class: usize) -> String {
+    fn error(labels: &[i64], indices: &[usize], classes: usize, per_class: usize) -> String {
         let config = MPerClassConfig { classes, per_class, batches_per_epoch: None };
         MPerClass::new(labels, indices, config, 0).unwrap_err().to_string()
     }

@@ -35,7 +35,7 @@ impl PByK {
     /// assert!((0..6).all(|i| epoch.concat().iter().filter(|&&j| j == i).count() == 2));
     /// # Ok::<(), dml_data::Error>(())
     /// ```
-    pub fn new(labels: &[u32], indices: &[usize], p: usize, k: usize, seed: u64) -> Result<Self> {
+    pub fn new(labels: &[i64], indices: &[usize], p: usize, k: usize, seed: u64) -> Result<Self> {
         let op = "PByK::new";
         check_indices(op, labels, indices)?;
         let classes = by_class(labels, indices.iter().copied());
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_sampled_is_named() {
-        let message = |labels: &[u32], p, k| {
+        let message = |labels: &[i64], p, k| {
             let all: Vec<usize> = (0..labels.len()).collect();
             PByK::new(labels, &all, p, k, 0).unwrap_err().to_string()
         };
