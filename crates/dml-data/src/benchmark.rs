@@ -72,7 +72,7 @@ impl Subset {
     }
 
     /// The labels of these images.
-    pub fn labels(&self) -> Vec<u32> {
+    pub fn labels(&self) -> Vec<i64> {
         let labels = self.set.source().labels();
         self.indices.iter().map(|&i| labels[i]).collect()
     }
@@ -308,10 +308,10 @@ fn protocols(dataset: &Dataset, parts: &Parts) -> Result<(Option<Protocol>, Opti
     let Some(rule) = &dataset.zero_shot else { return Ok((closed_set, None)) };
     let names = group_names(&train.set);
     let trains = |set: &dyn Source, i: usize| match rule {
-        ZeroShot::TrainClasses(n) => set.labels()[i] < *n,
+        ZeroShot::TrainClasses(n) => set.labels()[i] < i64::from(*n),
         ZeroShot::TrainGroups(groups) => {
             // The group of a class is told by its name, GROUP/CLASS.
-            let class = set.class_names().get(set.labels()[i] as usize);
+            let class = usize::try_from(set.labels()[i]).ok().and_then(|label| set.class_names().get(label));
             let group = class.and_then(|class| class.split_once('/')).map(|(group, _)| group);
             group.is_some_and(|group| groups.iter().any(|name| name == group))
         }

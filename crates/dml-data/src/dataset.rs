@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::{
     Error, Item, Result, Source, Split, TrainSize,
+    file_set::numbers,
     format::{FETCH_AGAIN, idx},
     split,
 };
@@ -69,9 +70,9 @@ impl Normalization {
 pub struct ImageSet {
     images: Vec<u8>,
     shape: [usize; 3],
-    labels: Vec<u32>,
+    labels: Vec<i64>,
     class_names: Vec<String>,
-    groups: Option<Vec<u32>>,
+    groups: Option<Vec<i64>>,
     normalization: Normalization,
 }
 
@@ -84,7 +85,7 @@ impl ImageSet {
     pub fn new(
         images: Vec<u8>,
         shape: [usize; 3],
-        labels: Vec<u32>,
+        labels: Vec<i64>,
         class_names: Vec<String>,
     ) -> Result<Self> {
         let argument =
@@ -100,8 +101,8 @@ impl ImageSet {
             let expected = format!("{} images of shape {shape:?}, one a label", labels.len());
             return Err(argument("images", format!("{} bytes", images.len()), expected));
         }
-        if let Some(i) = labels.iter().position(|&label| label as usize >= class_names.len()) {
-            let expected = format!("labels below {}, the number of class names", class_names.len());
+        if let Some(i) = labels.iter().position(|&label| !numbers(label, &class_names)) {
+            let expected = format!("labels from 0 to below {}, the number of class names", class_names.len());
             return Err(argument("labels", format!("{} at position {i}", labels[i]), expected));
         }
         let normalization = Normalization { mean: vec![0.0; shape[0]], std: vec![1.0; shape[0]] };
@@ -112,7 +113,7 @@ impl ImageSet {
     ///
     /// # Errors
     /// [`Error::Argument`] unless there is one group an image.
-    pub fn with_groups(mut self, groups: Vec<u32>) -> Result<Self> {
+    pub fn with_groups(mut self, groups: Vec<i64>) -> Result<Self> {
         if groups.len() != self.len() {
             return Err(Error::Argument {
                 op: "ImageSet::with_groups",
@@ -169,7 +170,7 @@ impl ImageSet {
                 remedy: "give a name for every class, or fetch the file again",
             });
         }
-        let labels = labels.data.into_iter().map(u32::from).collect();
+        let labels = labels.data.into_iter().map(i64::from).collect();
         Self::new(images.data, [1, h, w], labels, class_names)
     }
 
@@ -185,7 +186,7 @@ impl ImageSet {
     }
 
     /// The labels, one an image.
-    pub fn labels(&self) -> &[u32] {
+    pub fn labels(&self) -> &[i64] {
         &self.labels
     }
 
@@ -302,13 +303,13 @@ impl ImageSet {
         Ok(x.to_dtype(dtype)?) // no copy for f32
     }
 
-    /// The labels at `indices` as a tensor of u32, `[b]`.
+    /// The labels at `indices` as a tensor of i64, `[b]`.
     ///
     /// # Errors
     /// [`Error::Argument`] for no indices, [`Error::Index`] for one beyond the end.
     pub fn label_tensor(&self, indices: &[usize], device: &Device) -> Result<Tensor> {
         self.check_indices("ImageSet::label_tensor", indices)?;
-        let labels: Vec<u32> = indices.iter().map(|&i| self.labels[i]).collect();
+        let labels: Vec<i64> = indices.iter().map(|&i| self.labels[i]).collect();
         Ok(Tensor::from_vec(labels, indices.len(), device)?)
     }
 
@@ -326,14 +327,14 @@ impl ImageSet {
     ///
     /// # Errors
     /// As [`split::zero_shot`], and [`Error::MissingClass`] for a class name without image.
-    pub fn zero_shot(&self, train_classes: &[u32]) -> Result<Split> {
+    pub fn zero_shot(&self, train_classes: &[i64]) -> Result<Split> {
         self.check_classes("ImageSet::zero_shot")?;
         split::zero_shot(&self.labels, train_classes)
     }
 
     fn check_classes(&self, op: &'static str) -> Result<()> {
         match self.class_counts().iter().position(|&count| count == 0) {
-            Some(class) => Err(Error::MissingClass { op, class: class as u32 }),
+            Some(class) => Err(Error::MissingClass { op, class: class as i64 }),
             None => Ok(()),
         }
     }
@@ -377,7 +378,7 @@ impl Source for ImageSet {
         self.len()
     }
 
-    fn labels(&self) -> &[u32] {
+    fn labels(&self) -> &[i64] {
         self.labels()
     }
 
@@ -385,7 +386,7 @@ impl Source for ImageSet {
         self.class_names()
     }
 
-    fn groups(&self) -> Option<&[u32]> {
+    fn groups(&self) -> Option<&[i64]> {
         self.groups.as_deref()
     }
 
@@ -439,7 +440,7 @@ mod tests {
             set.tensor(&[0], DType::U8, &cpu).unwrap_err().to_string(),
             "ImageSet::tensor: `dtype` is U8, expected a floating-point type"
         );
-        let new = |bytes: usize, labels: Vec<u32>| {
+        let new = |bytes: usize, labels: Vec<i64>| {
             ImageSet::new(vec![0; bytes], [1, 2, 2], labels, vec!["a".into()]).unwrap_err().to_string()
         };
         assert_eq!(
@@ -452,8 +453,9 @@ mod tests {
         );
         assert_eq!(
             new(8, vec![0, 1]),
-            "ImageSet::new: `labels` is 1 at position 1, expected labels below 1, the number of class names"
+            "ImageSet::new: `labels` is 1 at position 1, expected labels from 0 to below 1, the number of class names"
         );
+        assert!(new(8, vec![0, -1]).contains("`labels` is -1 at position 1"));
         assert_eq!(
             Normalization::new(vec![0.5], vec![0.0]).unwrap_err().to_string(),
             "Normalization::new: `std` is [0.0], expected a finite number > 0 for each channel"

@@ -16,17 +16,17 @@ pub struct Embeddings {
     /// One row an item: `[n, d]`.
     pub x: Tensor,
     /// One an item.
-    pub labels: Vec<u32>,
+    pub labels: Vec<i64>,
 }
 
 impl Embeddings {
     /// From a safetensors file with the tensors `embeddings` `[n, d]`, of f16, bf16, f32 or f64, and `labels` `[n]`,
-    /// whole numbers below 2³².
+    /// whole numbers below 2⁶³, negative ones too.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) when the file cannot be read; [`Error::Corrupt`](crate::Error::Corrupt) when it
     /// is no safetensors file, a tensor is missing, of another shape or type, a value is not finite, a label is
-    /// negative or too large.
+    /// 2⁶³ or more, as an unsigned hash may be.
     /// # Examples
     /// ```
     /// use candle_core::{Device, Tensor};
@@ -79,7 +79,7 @@ impl Embeddings {
         Self::build((path, x), (path, labels.shape(), values), device)
     }
 
-    /// From an NPY file of numbers `[n, d]` and one of labels `[n]`, whole numbers below 2³².
+    /// From an NPY file of numbers `[n, d]` and one of labels `[n]`, whole numbers below 2⁶³.
     ///
     /// # Errors
     /// As [`npy::read`] for either file, else as [`from_safetensors`](Self::from_safetensors).
@@ -116,10 +116,15 @@ impl Embeddings {
             return Err(npy::unfit(labels_path, why));
         }
         let label = |(i, value): (usize, i128)| {
-            let why = || npy::unfit(labels_path, format!("label {value} in row {i}, expected 0 to 2^32 − 1"));
-            u32::try_from(value).map_err(|_| why())
+            let why = || {
+                npy::unfit(
+                    labels_path,
+                    format!("label {value} in row {i}, expected whole numbers below 2^63"),
+                )
+            };
+            i64::try_from(value).map_err(|_| why())
         };
-        let labels = values.into_iter().enumerate().map(label).collect::<Result<Vec<u32>>>()?;
+        let labels = values.into_iter().enumerate().map(label).collect::<Result<Vec<i64>>>()?;
         let rows = x.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
         if let Some(i) = rows.iter().position(|value| !value.is_finite()) {
             let why = format!("{} in row {}, column {}, expected finite numbers", rows[i], i / d, i % d);
@@ -162,8 +167,8 @@ mod tests {
                 "x: byte 0: labels of shape [1], expected [2] as there are 2 embeddings",
             ),
             (
-                vec![("embeddings", x.clone()), ("labels", Tensor::new(&[0i64, -1], cpu)?)],
-                "x: byte 0: label -1 in row 1, expected 0 to 2^32 − 1",
+                vec![("embeddings", x.clone()), ("labels", Tensor::new(&[0f32, 1.], cpu)?)],
+                "x: byte 0: `labels` is of type F32, expected whole numbers",
             ),
             (
                 vec![("embeddings", x.flatten_all()?), ("labels", two.clone())],
@@ -177,6 +182,31 @@ mod tests {
         for (tensors, expected) in cases {
             assert_eq!(message(&tensors), format!("{expected}{end}"));
         }
+        Ok(())
+    }
+
+    /// candle has no u64, so the file is put together by hand.
+    #[test]
+    fn labels_are_any_numbers_that_i64_holds() -> Result<()> {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |labels: [u64; 2], dtype: &str| {
+            let path = folder.path().join("x.safetensors");
+            let header = format!(
+                r#"{{"embeddings":{{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]}},"labels":{{"dtype":"{dtype}","shape":[2],"data_offsets":[8,24]}}}}"#
+            );
+            let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+            bytes.extend(header.bytes());
+            bytes.extend([0; 8]);
+            bytes.extend(labels.iter().flat_map(|label| label.to_le_bytes()));
+            std::fs::write(&path, bytes).unwrap();
+            let message = |e: crate::Error| e.to_string().replace(&path.display().to_string(), "x");
+            Embeddings::from_safetensors(&path, &Device::Cpu).map(|read| read.labels).map_err(message)
+        };
+        assert_eq!(read([3, u64::MAX], "I64"), Ok(vec![3, -1]));
+        assert_eq!(read([3, i64::MAX as u64], "U64"), Ok(vec![3, i64::MAX]));
+        let expected = "x: byte 0: label 9223372036854775808 in row 1, expected whole numbers below 2^63; save the array \
+                        that is expected";
+        assert_eq!(read([3, 1 << 63], "U64").unwrap_err(), expected);
         Ok(())
     }
 

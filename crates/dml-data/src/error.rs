@@ -146,7 +146,7 @@ pub enum Error {
         /// The function called.
         op: &'static str,
         /// The class.
-        class: u32,
+        class: i64,
     },
     /// A class with too few samples for what is asked.
     #[error("{op}: class {class} has {got} sample(s), {needed} are needed; leave it out or add images of it")]
@@ -154,7 +154,7 @@ pub enum Error {
         /// The function called.
         op: &'static str,
         /// The class.
-        class: u32,
+        class: i64,
         /// How many samples it has.
         got: usize,
         /// How many are needed.

@@ -21,9 +21,9 @@ pub struct Record {
     /// The file.
     pub path: String,
     /// Its class: an index into the names of the classes.
-    pub label: u32,
+    pub label: i64,
     /// What its class belongs to: an index into the names of the groups.
-    pub group: Option<u32>,
+    pub group: Option<i64>,
     /// Where in the picture the object is.
     pub crop: Option<BoundingBox>,
 }
@@ -49,9 +49,9 @@ pub struct Record {
 #[derive(Debug)]
 pub struct FileSet {
     files: Files,
-    labels: Vec<u32>,
+    labels: Vec<i64>,
     class_names: Vec<String>,
-    groups: Option<Vec<u32>>,
+    groups: Option<Vec<i64>>,
     group_names: Vec<String>,
     /// One a file, or none at all.
     crops: Vec<Option<BoundingBox>>,
@@ -123,7 +123,7 @@ impl FileSet {
         folders.sort();
         for folder in folders {
             let name = relative(root, &folder).ok_or_else(|| fault(&folder, "its name is not Unicode"))?;
-            let label = class_names.len() as u32;
+            let label = class_names.len() as i64;
             let before = records.len();
             let walk = WalkDir::new(&folder).follow_links(true).sort_by_file_name();
             let seen = walk
@@ -163,20 +163,22 @@ impl FileSet {
             return Err(argument("records", "empty".to_owned(), "at least one file".to_owned()));
         }
         for record in &records {
-            if record.label as usize >= class_names.len() {
-                let expected = format!("labels below {}, the number of class names", class_names.len());
+            if !numbers(record.label, &class_names) {
+                let expected =
+                    format!("labels from 0 to below {}, the number of class names", class_names.len());
                 return Err(argument(
                     "records",
                     format!("label {} of {}", record.label, record.path),
                     expected,
                 ));
             }
-            if record.group.is_some_and(|group| group as usize >= group_names.len()) {
-                let expected = format!("groups below {}, the number of group names", group_names.len());
+            if record.group.is_some_and(|group| !numbers(group, &group_names)) {
+                let expected =
+                    format!("groups from 0 to below {}, the number of group names", group_names.len());
                 return Err(argument("records", format!("{:?} of {}", record.group, record.path), expected));
             }
         }
-        let groups: Vec<u32> = records.iter().filter_map(|record| record.group).collect();
+        let groups: Vec<i64> = records.iter().filter_map(|record| record.group).collect();
         if !groups.is_empty() && groups.len() != records.len() {
             let got = format!("{} groups for {} files", groups.len(), records.len());
             return Err(argument("records", got, "a group for every file, or for none".to_owned()));
@@ -214,7 +216,7 @@ impl Source for FileSet {
         self.labels.len()
     }
 
-    fn labels(&self) -> &[u32] {
+    fn labels(&self) -> &[i64] {
         &self.labels
     }
 
@@ -222,7 +224,7 @@ impl Source for FileSet {
         &self.class_names
     }
 
-    fn groups(&self) -> Option<&[u32]> {
+    fn groups(&self) -> Option<&[i64]> {
         self.groups.as_deref()
     }
 
@@ -268,8 +270,13 @@ fn relative(root: &Path, path: &Path) -> Option<String> {
     Some(parts?.join("/"))
 }
 
+/// Whether a number is the index of a name.
+pub(crate) fn numbers(label: i64, names: &[String]) -> bool {
+    usize::try_from(label).is_ok_and(|label| label < names.len())
+}
+
 /// Numbers names in the order of their values, as numbers if all of them are.
-pub(crate) fn numbered<'a>(names: impl Iterator<Item = &'a str>) -> (BTreeMap<&'a str, u32>, Vec<String>) {
+pub(crate) fn numbered<'a>(names: impl Iterator<Item = &'a str>) -> (BTreeMap<&'a str, i64>, Vec<String>) {
     let mut unique: Vec<&str> = names.collect::<std::collections::BTreeSet<_>>().into_iter().collect();
     if let Some(mut numbers) =
         unique.iter().map(|name| Some((name.parse::<u64>().ok()?, *name))).collect::<Option<Vec<_>>>()
@@ -343,20 +350,22 @@ mod tests {
         assert_eq!(message(vec![]), "FileSet::new: `records` is empty, expected at least one file");
         assert_eq!(
             message(vec![record(1, None)]),
-            "FileSet::new: `records` is label 1 of x.jpg, expected labels below 1, the number of class names"
+            "FileSet::new: `records` is label 1 of x.jpg, expected labels from 0 to below 1, the number \
+             of class names"
         );
         assert_eq!(
             message(vec![record(0, Some(0)), record(0, None)]),
             "FileSet::new: `records` is 1 groups for 2 files, expected a group for every file, or for none"
         );
-        assert!(message(vec![record(0, Some(1))]).contains("groups below 1"));
+        assert!(message(vec![record(-1, None)]).contains("label -1 of x.jpg"));
+        assert!(message(vec![record(0, Some(1))]).contains("groups from 0 to below 1"));
     }
 
     #[test]
     fn a_hundred_thousand_files_are_names_until_they_are_asked_for() -> Result<()> {
         // None of them exists, so none can have been opened.
         let record =
-            |i: u32| Record { path: format!("{}/{i}.jpg", i % 100), label: i % 100, group: None, crop: None };
+            |i: i64| Record { path: format!("{}/{i}.jpg", i % 100), label: i % 100, group: None, crop: None };
         let names = (0..100).map(|i| i.to_string()).collect();
         let set = FileSet::new("nowhere", (0..100_000).map(record).collect(), names, vec![])?;
         assert_eq!((set.len(), set.labels()[99_999]), (100_000, 99));

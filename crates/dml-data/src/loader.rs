@@ -29,7 +29,7 @@ use plan::Plan;
 pub struct Batch {
     /// The images, normalized: `[v·b, c, h, w]`, the first views of all images, then the second ones.
     pub images: Tensor,
-    /// Their labels, u32: `[v·b]`.
+    /// Their labels, i64: `[v·b]`.
     pub labels: Tensor,
     /// Their indices in the set, v·b.
     pub indices: Vec<usize>,

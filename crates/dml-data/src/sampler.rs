@@ -1,6 +1,7 @@
 //! Which images make up a batch: the trait, and the endless, resumable sequence of batches.
 
 mod class_balanced;
+mod class_decks;
 mod deck;
 mod fixed_triplets;
 mod hierarchical;
@@ -145,7 +146,7 @@ impl<S: Sampler + ?Sized> Sampler for Box<S> {
 }
 
 /// There is at least one index, and each is one of a label.
-fn check_indices(op: &'static str, labels: &[u32], indices: &[usize]) -> Result<()> {
+fn check_indices(op: &'static str, labels: &[i64], indices: &[usize]) -> Result<()> {
     if indices.is_empty() {
         let (got, expected) = ("empty".to_owned(), "at least one index".to_owned());
         return Err(Error::Argument { op, arg: "indices", got, expected });

@@ -68,14 +68,14 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     }
 
     /// The labels, one an image: indices into [`class_names`](Self::class_names).
-    fn labels(&self) -> &[u32];
+    fn labels(&self) -> &[i64];
 
     /// The names of the classes.
     fn class_names(&self) -> &[String];
 
     /// What each image's class belongs to, one an image, where the set has such a level above its classes:
     /// super-classes, alphabets.
-    fn groups(&self) -> Option<&[u32]> {
+    fn groups(&self) -> Option<&[i64]> {
         None
     }
 

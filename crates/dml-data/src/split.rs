@@ -29,8 +29,8 @@ pub enum TrainSize {
 }
 
 /// The indices of each class, ascending; classes in ascending order.
-pub(crate) fn by_class(labels: &[u32], indices: impl Iterator<Item = usize>) -> BTreeMap<u32, Vec<usize>> {
-    let mut classes: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+pub(crate) fn by_class(labels: &[i64], indices: impl Iterator<Item = usize>) -> BTreeMap<i64, Vec<usize>> {
+    let mut classes: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
     for index in indices {
         classes.entry(labels[index]).or_default().push(index);
     }
@@ -53,7 +53,7 @@ pub(crate) fn by_class(labels: &[u32], indices: impl Iterator<Item = usize>) -> 
 /// assert_eq!(split, split::closed_set(&labels, TrainSize::PerClass(3), 7)?);
 /// # Ok::<(), dml_data::Error>(())
 /// ```
-pub fn closed_set(labels: &[u32], train: TrainSize, seed: u64) -> Result<Split> {
+pub fn closed_set(labels: &[i64], train: TrainSize, seed: u64) -> Result<Split> {
     let op = "closed_set";
     check_labels(op, labels)?;
     let bad =
@@ -77,7 +77,7 @@ pub fn closed_set(labels: &[u32], train: TrainSize, seed: u64) -> Result<Split> 
             TrainSize::PerClass(n) => n,
         };
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(u64::from(class));
+        rng.set_stream(class as u64); // other bits for every class, negative ones too
         members.shuffle(&mut rng);
         let (train, test) = members.split_at(n_train);
         split.train.extend(train);
@@ -101,7 +101,7 @@ pub fn closed_set(labels: &[u32], train: TrainSize, seed: u64) -> Result<Split> 
 /// assert_eq!(split.test, [1, 4]);
 /// # Ok::<(), dml_data::Error>(())
 /// ```
-pub fn zero_shot(labels: &[u32], train_classes: &[u32]) -> Result<Split> {
+pub fn zero_shot(labels: &[i64], train_classes: &[i64]) -> Result<Split> {
     let op = "zero_shot";
     check_labels(op, labels)?;
     let bad = |expected: &str| Error::Argument {
@@ -133,10 +133,10 @@ pub fn zero_shot(labels: &[u32], train_classes: &[u32]) -> Result<Split> {
 ///
 /// # Errors
 /// As [`zero_shot`], and [`Error::Argument`] when `n_train_classes` is 0 or leaves no class to test on.
-pub fn zero_shot_drawn(labels: &[u32], n_train_classes: usize, seed: u64) -> Result<Split> {
+pub fn zero_shot_drawn(labels: &[i64], n_train_classes: usize, seed: u64) -> Result<Split> {
     let op = "zero_shot_drawn";
     check_labels(op, labels)?;
-    let mut classes: Vec<u32> = by_class(labels, 0..labels.len()).into_keys().collect();
+    let mut classes: Vec<i64> = by_class(labels, 0..labels.len()).into_keys().collect();
     if n_train_classes == 0 || n_train_classes >= classes.len() {
         let (got, expected) =
             (n_train_classes.to_string(), format!("1 to {}", classes.len().saturating_sub(1)));
@@ -147,7 +147,7 @@ pub fn zero_shot_drawn(labels: &[u32], n_train_classes: usize, seed: u64) -> Res
     zero_shot(labels, &classes)
 }
 
-fn check_labels(op: &'static str, labels: &[u32]) -> Result<()> {
+fn check_labels(op: &'static str, labels: &[i64]) -> Result<()> {
     if labels.is_empty() {
         let (got, expected) = ("empty".to_owned(), "a label for each image, at least one".to_owned());
         return Err(Error::Argument { op, arg: "labels", got, expected });
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_split_is_named() {
-        let closed = |labels: &[u32], train| closed_set(labels, train, 0).unwrap_err().to_string();
+        let closed = |labels: &[i64], train| closed_set(labels, train, 0).unwrap_err().to_string();
         assert_eq!(
             closed(&[0, 0, 3], TrainSize::Fraction(0.5)),
             "closed_set: class 3 has 1 sample(s), 2 are needed; leave it out or add images of it"
@@ -179,7 +179,7 @@ mod tests {
             "closed_set: `labels` is empty, expected a label for each image, at least one"
         );
         assert!(closed_set(&[0, 0], TrainSize::PerClass(usize::MAX), 0).is_err());
-        let zero = |labels: &[u32], train: &[u32]| zero_shot(labels, train).unwrap_err().to_string();
+        let zero = |labels: &[i64], train: &[i64]| zero_shot(labels, train).unwrap_err().to_string();
         assert_eq!(
             zero(&[0, 0, 1, 1], &[2]),
             "zero_shot: class 2 has no sample; leave it out or add images of it"

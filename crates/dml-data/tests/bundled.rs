@@ -61,8 +61,8 @@ fn split_and_draw_a_batch() -> Result<()> {
     for batch in loader.by_ref().take(50) {
         let batch = batch?;
         assert_eq!(batch.images.dims(), [80, 1, 28, 28]);
-        let expected: Vec<u32> = batch.indices.iter().map(|&i| digits.labels()[i]).collect();
-        assert_eq!(batch.labels.to_vec1::<u32>()?, expected);
+        let expected: Vec<i64> = batch.indices.iter().map(|&i| digits.labels()[i]).collect();
+        assert_eq!(batch.labels.to_vec1::<i64>()?, expected);
     }
     assert_eq!((loader.state().epoch, loader.state().batch), (1, 7)); // ⌊3500 / 80⌋ = 43 an epoch
     Ok(())

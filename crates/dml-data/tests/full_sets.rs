@@ -18,7 +18,7 @@ struct Expected {
 }
 
 struct Part {
-    first_labels: [u32; 10],
+    first_labels: [i64; 10],
     counts: [usize; 10],
     pixel_sum: u64,
     mean: &'static [f64],

@@ -29,13 +29,13 @@ fn repeating() -> MPerClass {
     MPerClass::new(&labels, &[0, 1, 2, 3, 500, 501, 502, 503, 504], config, 3).unwrap()
 }
 
-fn bits(batch: &Batch) -> (Vec<u32>, Vec<u32>, Vec<usize>) {
+fn bits(batch: &Batch) -> (Vec<u32>, Vec<i64>, Vec<usize>) {
     let values = batch.images.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let labels = batch.labels.to_vec1().unwrap();
     (values.iter().map(|v| v.to_bits()).collect(), labels, batch.indices.clone())
 }
 
-fn run(workers: usize, state: SamplerState, count: usize) -> Vec<(Vec<u32>, Vec<u32>, Vec<usize>)> {
+fn run(workers: usize, state: SamplerState, count: usize) -> Vec<(Vec<u32>, Vec<i64>, Vec<usize>)> {
     let digits = Arc::new(bundled::mnist_5k().unwrap());
     let pipeline = Pipeline::from_toml(AUGMENT).unwrap();
     let views = Views::two(pipeline.clone(), pipeline);
@@ -116,7 +116,7 @@ fn raw_pixels_arrive_as_the_set_itself_gives_them() -> Result<()> {
 /// Counts what is read; some images are bad.
 #[derive(Debug)]
 struct Counting {
-    labels: Vec<u32>,
+    labels: Vec<i64>,
     names: Vec<String>,
     reads: AtomicUsize,
 }
@@ -124,7 +124,7 @@ struct Counting {
 impl Counting {
     fn new(n: usize) -> Self {
         let names = vec!["a".to_owned(), "b".to_owned()];
-        Self { labels: (0..n).map(|i| (i % 2) as u32).collect(), names, reads: AtomicUsize::new(0) }
+        Self { labels: (0..n).map(|i| (i % 2) as i64).collect(), names, reads: AtomicUsize::new(0) }
     }
 }
 
@@ -139,7 +139,7 @@ impl Source for Counting {
         self.labels.len()
     }
 
-    fn labels(&self) -> &[u32] {
+    fn labels(&self) -> &[i64] {
         &self.labels
     }
 
@@ -285,12 +285,12 @@ fn a_small_set_of_files_is_decoded_once() -> Result<()> {
         .map(|f| all[*f].to_vec1().unwrap())
         .collect();
     #[derive(Debug)]
-    struct Files(Vec<Vec<u8>>, Vec<u32>, Vec<String>, AtomicUsize);
+    struct Files(Vec<Vec<u8>>, Vec<i64>, Vec<String>, AtomicUsize);
     impl Source for Files {
         fn len(&self) -> usize {
             self.0.len()
         }
-        fn labels(&self) -> &[u32] {
+        fn labels(&self) -> &[i64] {
             &self.1
         }
         fn class_names(&self) -> &[String] {

@@ -23,7 +23,7 @@ fn sixty_thousand_digits_cost_at_most_sixty_megabytes() -> Result<()> {
     let n = 60_000;
     let before = resident();
     let pixels: Vec<u8> = (0..n * 784).map(|i| (i % 251) as u8 | 1).collect(); // no page of zeros
-    let labels = (0..n).map(|i| (i % 10) as u32).collect();
+    let labels = (0..n).map(|i| (i % 10) as i64).collect();
     let names = (0..10).map(|c| c.to_string()).collect();
     let set = Arc::new(ImageSet::new(pixels, [1, 28, 28], labels, names)?);
     let all: Vec<usize> = (0..n).collect();

@@ -2,8 +2,11 @@
 //!
 //! With n points, a_i points in class i, b_j in cluster j and n_ij in both,
 //! MI = Σ_ij n_ij/n · ln(n·n_ij / (a_i·b_j)) and H(a) = −Σ_i a_i/n · ln(a_i/n).
+//!
+//! The scores depend on which points have the same class and which the same cluster, not on their names: `L` and `C` are
+//! any integers, or strings, and need not be the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{Error, Result};
 
@@ -16,7 +19,7 @@ struct Contingency {
 }
 
 impl Contingency {
-    fn new(op: &'static str, labels: &[u32], clusters: &[u32]) -> Result<Self> {
+    fn new<L: Ord, C: Ord>(op: &'static str, labels: &[L], clusters: &[C]) -> Result<Self> {
         let n = labels.len();
         if n == 0 {
             let expected = "at least one".to_owned();
@@ -26,17 +29,11 @@ impl Contingency {
             let expected = format!("{n}, one for each label");
             return Err(Error::Length { op, arg: "clusters", got: clusters.len(), expected });
         }
-        let number = |values: &[u32]| -> BTreeMap<u32, usize> {
-            let mut ids: Vec<u32> = values.to_vec();
-            ids.sort_unstable();
-            ids.dedup();
-            ids.into_iter().enumerate().map(|(i, id)| (id, i)).collect()
-        };
-        let (class_ids, cluster_ids) = (number(labels), number(clusters));
+        let (class_ids, cluster_ids) = (numbered(labels), numbered(clusters));
         let (mut a, mut b) = (vec![0; class_ids.len()], vec![0; cluster_ids.len()]);
         let mut cells: BTreeMap<(usize, usize), usize> = BTreeMap::new();
         for (label, cluster) in labels.iter().zip(clusters) {
-            let (i, j) = (class_ids[label], cluster_ids[cluster]);
+            let (i, j) = (class_ids[&label], cluster_ids[&cluster]);
             a[i] += 1;
             b[j] += 1;
             *cells.entry((i, j)).or_default() += 1;
@@ -102,6 +99,11 @@ impl Contingency {
     }
 }
 
+/// The different names, numbered from 0 in their order.
+fn numbered<T: Ord>(names: &[T]) -> BTreeMap<&T, usize> {
+    names.iter().collect::<BTreeSet<_>>().into_iter().zip(0..).collect()
+}
+
 /// ln 0!, ln 1!, …, ln n!, each sum carrying its rounding along (Kahan), so that their differences are good.
 fn ln_factorials(n: usize) -> Vec<f64> {
     let (mut sum, mut lost) = (0.0, 0.0);
@@ -131,7 +133,7 @@ fn ln_factorials(n: usize) -> Vec<f64> {
 /// assert_eq!(dml_retrieval::nmi(&[0, 0, 1, 1], &[0, 1, 0, 1])?, 0.0);
 /// # Ok::<(), dml_retrieval::Error>(())
 /// ```
-pub fn nmi(labels: &[u32], clusters: &[u32]) -> Result<f64> {
+pub fn nmi<L: Ord, C: Ord>(labels: &[L], clusters: &[C]) -> Result<f64> {
     let table = Contingency::new("nmi", labels, clusters)?;
     if table.identical() {
         return Ok(1.0);
@@ -156,7 +158,7 @@ pub fn nmi(labels: &[u32], clusters: &[u32]) -> Result<f64> {
 /// assert!(dml_retrieval::ami(&[0, 0, 1, 1], &[0, 1, 0, 1])? < 0.0);
 /// # Ok::<(), dml_retrieval::Error>(())
 /// ```
-pub fn ami(labels: &[u32], clusters: &[u32]) -> Result<f64> {
+pub fn ami<L: Ord, C: Ord>(labels: &[L], clusters: &[C]) -> Result<f64> {
     let table = Contingency::new("ami", labels, clusters)?;
     if table.identical() {
         return Ok(1.0);
@@ -179,7 +181,7 @@ pub fn ami(labels: &[u32], clusters: &[u32]) -> Result<f64> {
 /// assert_eq!(dml_retrieval::purity(&[0, 0, 1, 1], &[0, 0, 0, 1])?, 0.75);
 /// # Ok::<(), dml_retrieval::Error>(())
 /// ```
-pub fn purity(labels: &[u32], clusters: &[u32]) -> Result<f64> {
+pub fn purity<L: Ord, C: Ord>(labels: &[L], clusters: &[C]) -> Result<f64> {
     let table = Contingency::new("purity", labels, clusters)?;
     let mut largest = vec![0; table.clusters.len()];
     for &(_, j, count) in &table.cells {
@@ -200,6 +202,8 @@ mod tests {
         assert_eq!((nmi(&one, &alone)?, ami(&one, &alone)?, purity(&one, &alone)?), (0.0, 0.0, 1.0));
         assert_eq!(ami(&[0, 0, 1, 1], &alone)?, 0.0);
         assert_eq!(nmi(&[9], &[4])?, 1.0);
+        let (classes, clusters) = ([-5i64, -5, i64::MAX], ["b", "b", "a"]);
+        assert_eq!(nmi(&classes, &clusters)?, 1.0);
         Ok(())
     }
 
@@ -210,7 +214,7 @@ mod tests {
         let expected = Contingency::new("ami", &labels, &clusters)?.expected_mutual_information();
         // Heap's algorithm over all 720 arrangements.
         let (mut sum, mut count, mut state, mut i) = (0.0, 0.0, [0usize; 6], 0);
-        let mut add = |clusters: &[u32]| -> Result<()> {
+        let mut add = |clusters: &[i32]| -> Result<()> {
             sum += Contingency::new("ami", &labels, clusters)?.mutual_information();
             count += 1.0;
             Ok(())
@@ -235,7 +239,7 @@ mod tests {
     #[test]
     fn lists_that_do_not_fit_are_errors() {
         assert_eq!(
-            nmi(&[], &[]).unwrap_err().to_string(),
+            nmi::<i64, u32>(&[], &[]).unwrap_err().to_string(),
             "nmi: `labels` has 0 entries, expected at least one"
         );
         assert_eq!(

@@ -2,6 +2,10 @@
 //!
 //! For n values with mean x̄ and sample standard deviation s the interval at level 1−α is x̄ ± t·s/√n, t being the
 //! quantile of Student's distribution with n−1 degrees of freedom that |T| exceeds with probability α.
+//!
+//! One value has a mean and no interval. Two have one degree of freedom, and an interval 12.7 times their deviation at
+//! 95 %, over √2. Equal values have a half width of exactly 0: any mean but 0 is then significant. The unit of the
+//! values does not matter: they are scaled to numbers around 1 before they are squared.
 
 use crate::{Error, Result};
 
@@ -17,7 +21,8 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// Whether the interval excludes 0: for a paired difference, whether it is significant at this level.
+    /// Whether the interval excludes 0: for a paired difference, whether it is significant at this level. Never for a
+    /// single value; always for equal values that are not 0.
     pub fn excludes_zero(&self) -> bool {
         self.half_width.is_some_and(|half_width| self.mean.abs() > half_width)
     }
@@ -55,7 +60,8 @@ pub fn mean_interval(values: &[f64], level: f64) -> Result<Interval> {
 /// The mean of a_i − b_i with its t-interval: two methods run with the same seeds.
 ///
 /// # Errors
-/// As [`mean_interval`], and [`Error::Length`] when the lists differ in length.
+/// As [`mean_interval`], of the differences: one that overflows is not finite. [`Error::Length`] when the lists differ
+/// in length.
 /// # Examples
 /// ```
 /// let gain = dml_retrieval::paired_difference(&[0.66, 0.68], &[0.46, 0.49], 0.95)?;
@@ -81,13 +87,21 @@ fn interval(op: &'static str, arg: &'static str, values: &[f64], level: f64) -> 
         return Err(Error::NotFinite { op, arg, index, value: values[index] });
     }
     let quantile = student_t(op, n.saturating_sub(1).max(1), level)?;
-    let mean = values.iter().sum::<f64>() / n as f64;
     if n == 1 {
-        return Ok(Interval { mean, half_width: None, n });
+        return Ok(Interval { mean: values[0], half_width: None, n });
     }
-    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+    // By a power of two, which rounds nothing, to less than 4: then no sum or square overflows, and no square that
+    // counts underflows. From the first value on, so that equal ones deviate by exactly 0.
+    let largest = values.iter().fold(0f64, |largest, v| largest.max(v.abs()));
+    let exponent = (largest.log2().floor() as i32).clamp(f64::MIN_EXP, f64::MAX_EXP - 2);
+    let (up, down) = (2f64.powi(exponent), 2f64.powi(-exponent));
+    let first = down * values[0];
+    let beyond = |v: &f64| down * v - first;
+    let shift = values.iter().map(beyond).sum::<f64>() / n as f64;
+    let squares: f64 = values.iter().map(|v| (beyond(v) - shift).powi(2)).sum();
     let deviation = (squares / (n - 1) as f64).sqrt();
-    Ok(Interval { mean, half_width: Some(quantile * deviation / (n as f64).sqrt()), n })
+    let half_width = quantile * deviation / (n as f64).sqrt();
+    Ok(Interval { mean: up * (first + shift), half_width: Some(up * half_width), n })
 }
 
 /// The t with P(|T| ≤ t) = `level` for Student's distribution with `degrees` degrees of freedom.
@@ -174,7 +188,55 @@ mod tests {
         let one = mean_interval(&[0.5], 0.95)?;
         assert_eq!((one.mean, one.half_width, one.excludes_zero()), (0.5, None, false));
         assert_eq!(one.to_string(), "0.500");
-        assert_eq!(mean_interval(&[0.5, 0.5], 0.95)?.half_width, Some(0.0));
+        Ok(())
+    }
+
+    #[test]
+    fn equal_values_have_no_width() -> Result<()> {
+        for value in [0.1, 0.7, -3e-310, 1e308] {
+            let three = mean_interval(&[value; 3], 0.95)?;
+            assert_eq!((three.mean, three.half_width, three.excludes_zero()), (value, Some(0.0), true));
+        }
+        let zero = paired_difference(&[0.3, 0.4], &[0.3, 0.4], 0.95)?;
+        assert_eq!((zero.mean, zero.half_width, zero.excludes_zero()), (0.0, Some(0.0), false));
+        Ok(())
+    }
+
+    #[test]
+    fn two_values_have_one_degree_of_freedom() -> Result<()> {
+        // x̄ = 2, s = √2, s/√n = 1.
+        let two = mean_interval(&[1.0, 3.0], 0.95)?;
+        let quantile = student_t_quantile(1, 0.95)?;
+        assert!((two.half_width.unwrap() - quantile).abs() < 1e-14 * quantile);
+        Ok(())
+    }
+
+    /// Squares of the deviations once underflowed to 0 at 1e-200, so that everything was significant, and overflowed
+    /// at 1e160.
+    #[test]
+    fn the_unit_of_the_values_does_not_matter() -> Result<()> {
+        let values: [&[f64]; 4] =
+            [&[0.66, 0.67, 0.68], &[1.0, -1.5, 0.25, 0.0], &[3.0, -1.0], &[1e-9, 2e-9, 1.0, -0.5]];
+        for values in values {
+            let plain = mean_interval(values, 0.95)?;
+            let relative = |i: &Interval| i.half_width.unwrap() / i.mean;
+            for unit in [1e-300, 1e-200, 1e-160, 1e-10, -1.0, 1e10, 1e160, 1e200, 1e306] {
+                let scaled: Vec<f64> = values.iter().map(|v| unit * v).collect();
+                let zeros = vec![0.0; values.len()];
+                for interval in [
+                    mean_interval(&scaled, 0.95)?,
+                    paired_difference(&scaled, &zeros, 0.95)?,
+                    paired_difference(&zeros, &scaled, 0.95)?,
+                ] {
+                    assert_eq!(interval.excludes_zero(), plain.excludes_zero(), "{values:?} {unit:e}");
+                    let (got, expected) = (relative(&interval).abs(), relative(&plain).abs());
+                    assert!(
+                        (got - expected).abs() < 1e-12 * expected,
+                        "{values:?} {unit:e}: {got} {expected}"
+                    );
+                }
+            }
+        }
         Ok(())
     }
 

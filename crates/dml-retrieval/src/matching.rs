@@ -5,6 +5,7 @@
 
 use crate::{
     Error, Gallery, Result, Scorer,
+    ranking::zero,
     scorer::{PerQuery, Real, candidates, for_each_query},
 };
 
@@ -12,7 +13,6 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Matching {
     ranks: Vec<usize>,
-    n_items: usize,
 }
 
 impl Matching {
@@ -31,13 +31,13 @@ impl Matching {
         self.reciprocal_ranks().iter().sum::<f64>() / self.ranks.len() as f64
     }
 
-    /// The share of queries whose item is among the first `k`.
+    /// The share of queries whose item is among the first `k`: 1 where that is all of them or more.
     ///
     /// # Errors
-    /// [`Error::K`] unless 1 ≤ `k` ≤ the number of items.
+    /// [`Error::Config`] for a `k` of 0.
     pub fn recall_at(&self, k: usize) -> Result<f64> {
-        if k == 0 || k > self.n_items {
-            return Err(Error::K { op: "Matching::recall_at", k, available: self.n_items });
+        if k == 0 {
+            return Err(zero("Matching::recall_at", "k"));
         }
         Ok(self.ranks.iter().filter(|&&rank| rank <= k).count() as f64 / self.ranks.len() as f64)
     }
@@ -68,7 +68,7 @@ pub fn match_items(scorer: &dyn Scorer) -> Result<Matching> {
         let expected = format!("[{n}, m] with {n} ≤ m, since item i belongs to query i");
         return Err(Error::Shape { op, arg: "scorer", got: vec![n, n_items], expected });
     }
-    Ok(Matching { ranks: for_each_query(op, scorer, &OwnRank)?, n_items })
+    Ok(Matching { ranks: for_each_query(op, scorer, &OwnRank)? })
 }
 
 struct OwnRank;
@@ -97,10 +97,10 @@ mod tests {
         let matching = match_items(&Matrix::new(&same, Closer::Larger)?)?;
         assert_eq!(matching.ranks(), [1, 2, 3]);
         assert_eq!(matching.recall_at(2)?, 2.0 / 3.0);
+        assert_eq!((matching.recall_at(4)?, matching.recall_at(10)?), (1.0, 1.0));
         assert_eq!(
-            matching.recall_at(5).unwrap_err().to_string(),
-            "Matching::recall_at: `k` is 5, expected 1 to 4, the items each query is ranked against; ask for \
-             fewer neighbours or give a larger gallery"
+            matching.recall_at(0).unwrap_err().to_string(),
+            "Matching::recall_at: `k` is 0, expected at least 1"
         );
         Ok(())
     }

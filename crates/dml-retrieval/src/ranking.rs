@@ -24,7 +24,8 @@ pub enum Depth {
     /// The whole gallery.
     #[default]
     All,
-    /// The first k: hits beyond are not seen, though R stays the number of all relevant items.
+    /// The first k, at least 1: hits beyond are not seen, though R stays the number of all relevant items. A k beyond the
+    /// gallery is all of it.
     First(usize),
     /// The largest R of any query.
     MaxRelevant,
@@ -35,7 +36,8 @@ pub enum Depth {
 pub enum Metric {
     /// Share of queries whose nearest item is relevant.
     PrecisionAt1,
-    /// Share of queries with a relevant item among the first K, of the whole ranking.
+    /// Share of queries with a relevant item among the first K, at least 1, of the whole ranking. A K beyond the gallery
+    /// is all of it: 1 for every query that counts.
     RecallAt(usize),
     /// Share of relevant items among the first R.
     RPrecision,
@@ -66,7 +68,7 @@ pub struct QueryRanking {
     /// The row of the query.
     pub query: usize,
     /// Its label.
-    pub label: u32,
+    pub label: i64,
     /// R, the number of relevant items, at least 1.
     pub relevant: usize,
     /// r_1, the rank of the first relevant item, from 1.
@@ -126,14 +128,11 @@ impl Ranking {
     /// The value of `metric` for each counted query.
     ///
     /// # Errors
-    /// [`Error::K`] when the K of a recall is 0 or larger than the gallery, [`Error::NothingRelevant`] when no query
-    /// counts.
+    /// [`Error::Config`] when the K of a recall is 0, [`Error::NothingRelevant`] when no query counts.
     pub fn values(&self, metric: Metric) -> Result<Vec<f64>> {
         let op = "Ranking::values";
-        if let Metric::RecallAt(k) = metric
-            && (k == 0 || k > self.candidates)
-        {
-            return Err(Error::K { op, k, available: self.candidates });
+        if metric == Metric::RecallAt(0) {
+            return Err(zero(op, "K"));
         }
         if self.queries.is_empty() {
             return Err(Error::NothingRelevant { op, queries: self.n_queries });
@@ -162,8 +161,8 @@ impl Ranking {
     ///
     /// # Errors
     /// As [`values`](Self::values).
-    pub fn per_class(&self, metric: Metric) -> Result<Vec<(u32, f64)>> {
-        let mut classes: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
+    pub fn per_class(&self, metric: Metric) -> Result<Vec<(i64, f64)>> {
+        let mut classes: BTreeMap<i64, (f64, f64)> = BTreeMap::new();
         for (query, value) in self.queries.iter().zip(self.values(metric)?) {
             let (sum, count) = classes.entry(query.label).or_default();
             (*sum, *count) = (*sum + value, *count + 1.0);
@@ -181,13 +180,18 @@ impl Ranking {
     }
 }
 
+/// A cut-off of 0. One beyond the gallery is none, as in pytorch-metric-learning and torchmetrics.
+pub(crate) fn zero(op: &'static str, arg: &'static str) -> Error {
+    Error::Config { op, arg, got: "0".to_owned(), expected: "at least 1" }
+}
+
 /// Ranks the gallery for every query and measures where the items of its class stand.
 ///
 /// `query_labels` has n entries, `gallery_labels` m. Equal scores are ordered by the smaller index. Queries without
 /// a relevant item are dropped, and counted.
 ///
 /// # Errors
-/// [`Error::Length`] when labels and scores disagree; [`Error::K`] for a depth of 0 or beyond the gallery;
+/// [`Error::Length`] when labels and scores disagree; [`Error::Config`] for a depth of 0;
 /// [`Error::NotANumber`] names the query and item of the first NaN; [`Error::Shape`] when one side is empty.
 /// # Source
 /// Musgrave et al. 2020 \[musgrave2020\], section 3.2, for R-precision and MAP@R.
@@ -206,8 +210,8 @@ impl Ranking {
 /// ```
 pub fn rank(
     scorer: &dyn Scorer,
-    query_labels: &[u32],
-    gallery_labels: &[u32],
+    query_labels: &[i64],
+    gallery_labels: &[i64],
     gallery: Gallery,
     depth: Depth,
 ) -> Result<Ranking> {
@@ -221,7 +225,7 @@ pub fn rank(
     if gallery_labels.len() != m {
         return length("gallery_labels", gallery_labels.len(), format!("{m}, one for each item"));
     }
-    let mut members: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    let mut members: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
     for (j, &label) in gallery_labels.iter().enumerate() {
         members.entry(label).or_default().push(j as u32);
     }
@@ -230,10 +234,8 @@ pub fn rank(
         |i: usize| members.get(&query_labels[i]).map_or(0, |items| items.len() - usize::from(own(i)));
     let depth = match depth {
         Depth::All => candidates,
-        Depth::First(k) if k == 0 || k > candidates => {
-            return Err(Error::K { op, k, available: candidates });
-        }
-        Depth::First(k) => k,
+        Depth::First(0) => return Err(zero(op, "depth")),
+        Depth::First(k) => k.min(candidates),
         Depth::MaxRelevant => (0..n).map(relevant).max().unwrap_or(0),
     };
     let work = Measure { query_labels, gallery_labels, members: &members, gallery, depth };
@@ -242,9 +244,9 @@ pub fn rank(
 }
 
 struct Measure<'a> {
-    query_labels: &'a [u32],
-    gallery_labels: &'a [u32],
-    members: &'a BTreeMap<u32, Vec<u32>>,
+    query_labels: &'a [i64],
+    gallery_labels: &'a [i64],
+    members: &'a BTreeMap<i64, Vec<u32>>,
     gallery: Gallery,
     depth: usize,
 }
@@ -357,17 +359,36 @@ mod tests {
         assert_eq!(ranking.mean(Metric::RecallAt(1))?, 1.0);
         assert_eq!(ranking.mean_over_all(Metric::RecallAt(1))?, 2.0 / 3.0);
         assert_eq!(ranking.per_class(Metric::PrecisionAt1)?, [(4, 1.0)]);
-        assert_eq!(
-            ranking.mean(Metric::RecallAt(3)).unwrap_err().to_string(),
-            "Ranking::values: `k` is 3, expected 1 to 2, the items each query is ranked against; ask for \
-             fewer neighbours or give a larger gallery"
-        );
         let alone = rank(&m, &[1, 2, 3], &[1, 2, 3], Gallery::IncludesQueries, Depth::MaxRelevant)?;
         assert_eq!(
             alone.mean(Metric::PrecisionAt1).unwrap_err().to_string(),
             "Ranking::values: none of the 3 queries has a relevant item in the gallery, so the metric is \
              undefined; check that the labels of both sides belong together"
         );
+        Ok(())
+    }
+
+    #[test]
+    fn a_cut_off_beyond_the_gallery_is_all_of_it() -> Result<()> {
+        let m = matrix(&[&[0.1, 0.2, 0.3, 0.4, 0.5], &[0.5, 0.4, 0.3, 0.2, 0.1]], Closer::Smaller);
+        let ranked = |depth| rank(&m, &[7, 8], &[7, 1, 1, 2, 7], Gallery::Separate, depth);
+        let ranking = ranked(Depth::First(10))?;
+        assert_eq!(ranking, ranked(Depth::All)?);
+        assert_eq!(ranking.mean(Metric::RecallAt(10))?, 1.0);
+        assert_eq!(ranking.mean(Metric::RecallAt(usize::MAX))?, 1.0);
+        assert_eq!(ranking.mean_over_all(Metric::RecallAt(10))?, 0.5, "query 1 has nothing to find");
+        assert_eq!(
+            ranking.mean(Metric::RecallAt(0)).unwrap_err().to_string(),
+            "Ranking::values: `K` is 0, expected at least 1"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn labels_are_any_whole_numbers() -> Result<()> {
+        let m = matrix(&[&[0.1, 0.2, 0.3]], Closer::Smaller);
+        let ranking = rank(&m, &[-1], &[i64::MAX, -1, i64::MIN], Gallery::Separate, Depth::All)?;
+        assert_eq!((ranking.queries()[0].label, ranking.queries()[0].first_hit), (-1, 2));
         Ok(())
     }
 
@@ -384,7 +405,7 @@ mod tests {
     fn labels_that_do_not_fit_are_errors() {
         let m = matrix(&[&[0.0, 1.0, 2.0]], Closer::Smaller);
         let message =
-            |q: &[u32], g: &[u32], depth| rank(&m, q, g, Gallery::Separate, depth).unwrap_err().to_string();
+            |q: &[i64], g: &[i64], depth| rank(&m, q, g, Gallery::Separate, depth).unwrap_err().to_string();
         assert_eq!(
             message(&[], &[0, 1, 2], Depth::All),
             "rank: `query_labels` has 0 entries, expected 1, one for each query"
@@ -393,10 +414,6 @@ mod tests {
             message(&[0], &[0, 1], Depth::All),
             "rank: `gallery_labels` has 2 entries, expected 3, one for each item"
         );
-        assert_eq!(
-            message(&[0], &[0, 1, 2], Depth::First(4)),
-            "rank: `k` is 4, expected 1 to 3, the items each query is ranked against; ask for fewer neighbours \
-             or give a larger gallery"
-        );
+        assert_eq!(message(&[0], &[0, 1, 2], Depth::First(0)), "rank: `depth` is 0, expected at least 1");
     }
 }

@@ -30,7 +30,7 @@ fn sorted(distances: &[f64], own: Option<usize>, closer: Closer) -> Vec<usize> {
 }
 
 /// (P@1, recall@2, R-precision, AP within depth, AP@R, reciprocal rank within depth), or nothing.
-fn naive(order: &[usize], labels: &[u32], label: u32, depth: usize) -> Option<[f64; 6]> {
+fn naive(order: &[usize], labels: &[i64], label: i64, depth: usize) -> Option<[f64; 6]> {
     let hit = |rank: usize| labels[order[rank]] == label;
     let relevant = (0..order.len()).filter(|&rank| hit(rank)).count();
     if relevant == 0 {
@@ -65,15 +65,15 @@ proptest! {
 
     #[test]
     fn ranking_matches_sorting(
-        seed: u64, n in 1..12usize, more in 0..20usize, classes in 1..5u32, levels in 1..30u32,
+        seed: u64, n in 1..12usize, more in 0..20usize, classes in 1..5i64, levels in 1..30u32,
         includes: bool, larger: bool, wide: bool, depth in 0..4usize,
     ) {
         let m = n + more;
         let dtype = if wide { DType::F64 } else { DType::F32 };
         let (scores, rows) = drawn(seed, n, m, levels, dtype).unwrap();
         let mut rng = ChaCha8Rng::seed_from_u64(!seed);
-        let gallery_labels: Vec<u32> = (0..m).map(|_| rng.random_range(0..classes)).collect();
-        let query_labels: Vec<u32> = (0..n).map(|_| rng.random_range(0..classes + 1)).collect();
+        let gallery_labels: Vec<i64> = (0..m).map(|_| rng.random_range(0..classes)).collect();
+        let query_labels: Vec<i64> = (0..n).map(|_| rng.random_range(0..classes + 1)).collect();
         let closer = if larger { Closer::Larger } else { Closer::Smaller };
         let gallery = if includes { Gallery::IncludesQueries } else { Gallery::Separate };
         let candidates = m - usize::from(includes);
@@ -180,7 +180,7 @@ fn evaluating_1500_by_1500_is_quick() -> Result<()> {
     let n = 1500;
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let data: Vec<f32> = (0..n * n).map(|_| rng.random()).collect();
-    let labels: Vec<u32> = (0..n as u32).map(|i| i % 10).collect();
+    let labels: Vec<i64> = (0..n as i64).map(|i| i % 10).collect();
     let scorer = Matrix::new(&Tensor::from_vec(data, (n, n), &Device::Cpu)?, Closer::Smaller)?;
     let mut best = f64::INFINITY;
     for _ in 0..15 {

@@ -33,7 +33,7 @@ pub fn learn(folder: &Path, steps: usize) -> Outcome<Scores> {
     let config = MetricConfig { method, encoder, classes: 2, per_class: 8, seed: 0 };
     let task = MetricTask::with_images(images, &split.train, &config, &Device::Cpu)?;
     train(&task, &TrainConfig { steps, ..Default::default() }, &Watch::default())?;
-    let labels: Vec<u32> = split.test.iter().map(|&i| set.labels()[i]).collect();
+    let labels: Vec<i64> = split.test.iter().map(|&i| set.labels()[i]).collect();
     Ok(evaluate(task.generator().as_ref(), &task.embed(&split.test)?, &labels)?)
 }
 

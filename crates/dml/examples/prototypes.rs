@@ -169,7 +169,7 @@ fn clustering(noise: Noise, means: &[Vec<f64>], phi: &dyn Generator, seed: u64) 
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let samples =
         means.iter().map(|mean| noise.sample(mean, SHOTS, &mut rng)).collect::<Outcome<Vec<_>>>()?;
-    let labels: Vec<u32> = (0..means.len() * SHOTS).map(|i| (i / SHOTS) as u32).collect();
+    let labels: Vec<usize> = (0..means.len() * SHOTS).map(|i| i / SHOTS).collect();
     let found = KMeans::new(means.len()).fit(phi, &Tensor::cat(&samples, 0)?, &mut rng)?;
     Ok(nmi(&labels, &found.labels)?)
 }

@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = std::time::Instant::now();
     let embeddings = task.embed(&split.test)?; // [2500, 32]
     println!("{} images embedded in {:.2} s", split.test.len(), start.elapsed().as_secs_f64());
-    let labels: Vec<u32> = split.test.iter().map(|&i| digits.labels()[i]).collect();
+    let labels: Vec<i64> = split.test.iter().map(|&i| digits.labels()[i]).collect();
     let start = std::time::Instant::now();
     let own = evaluate(task.generator().as_ref(), &embeddings, &labels)?;
     println!("ranked in {:.2} s", start.elapsed().as_secs_f64());

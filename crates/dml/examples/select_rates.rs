@@ -51,7 +51,7 @@ fn main() -> Result<(), Failure> {
 
 /// Every `n`th of the images of each class, the first of them at `n` − 1, and the others.
 fn hold_out(digits: &ImageSet, train: &[usize], n: usize) -> (Vec<usize>, Vec<usize>) {
-    let mut seen = std::collections::HashMap::<u32, usize>::new();
+    let mut seen = std::collections::HashMap::<i64, usize>::new();
     let (held, kept) = train.iter().partition(|&&i| {
         let count = seen.entry(digits.labels()[i]).or_default();
         *count += 1;
@@ -69,7 +69,7 @@ fn metric(digits: &Arc<ImageSet>) -> Vec<Candidate<'_>> {
             for rate in [3e-3, 1e-2, 3e-2] {
                 let score = move |seed: u64| -> Result<f64, Failure> {
                     let (kept, held, classes) = if protocol == "zero-shot" {
-                        let unseen = |class: u32| (3..5).contains(&class);
+                        let unseen = |class: i64| (3..5).contains(&class);
                         let all = 0..digits.len();
                         let seen = all.filter(|&i| digits.labels()[i] < 5);
                         let (held, kept) = seen.partition(|&i| unseen(digits.labels()[i]));
@@ -89,7 +89,7 @@ fn metric(digits: &Arc<ImageSet>) -> Vec<Candidate<'_>> {
                         &TrainConfig { steps: 150, optimizer, ..Default::default() },
                         &Watch::default(),
                     )?;
-                    let labels: Vec<u32> = held.iter().map(|&i| digits.labels()[i]).collect();
+                    let labels: Vec<i64> = held.iter().map(|&i| digits.labels()[i]).collect();
                     Ok(evaluate(task.generator().as_ref(), &task.embed(&held)?, &labels)?.map_at_r)
                 };
                 candidates.push((format!("{protocol}, {}, {rate:.0e}, MAP@R", method.id()), Box::new(score)));

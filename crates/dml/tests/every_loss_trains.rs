@@ -151,7 +151,7 @@ impl Digits {
         let all = dml_data::bundled::mnist_5k()?;
         let split = all.closed_set(TrainSize::PerClass(TRAINED), 1)?;
         let all = Arc::new(all.normalized_by(&split.train)?);
-        let label = |i: usize| i64::from(all.labels()[i]);
+        let label = |i: usize| all.labels()[i];
         let mut counts = [0; 10];
         let held_out: Vec<usize> = split
             .test
@@ -340,8 +340,7 @@ impl Problem {
         let x = self.model.encoder.forward(pixels, Mode::Eval)?.detach();
         let closer = if self.distance.larger_is_closer() { Closer::Larger } else { Closer::Smaller };
         let scorer = Matrix::new(&self.distance.all_pairs(&x, &x)?, closer)?;
-        let labels: Vec<u32> = labels.iter().map(|&l| l as u32).collect();
-        let ranking = rank(&scorer, &labels, &labels, Gallery::IncludesQueries, Depth::MaxRelevant)?;
+        let ranking = rank(&scorer, labels, labels, Gallery::IncludesQueries, Depth::MaxRelevant)?;
         Ok(ranking.mean(Metric::MeanAveragePrecisionAtR)?)
     }
 }

@@ -27,7 +27,7 @@ impl Source for Counting {
         self.digits.len()
     }
 
-    fn labels(&self) -> &[u32] {
+    fn labels(&self) -> &[i64] {
         self.digits.labels()
     }
 

@@ -92,8 +92,7 @@ impl Pictures {
     /// # Errors
     /// When a file cannot be written, and what the crates return.
     pub fn workload(self, data: HashMap<String, Tensor>, file: Option<&Path>) -> anyhow::Result<Workload> {
-        let labels: Vec<u32> =
-            get(&data, "labels")?.to_vec1::<i64>()?.into_iter().map(|l| l as u32).collect();
+        let labels = get(&data, "labels")?.to_vec1()?;
         let names: Vec<String> = (0..10).map(|c| c.to_string()).collect();
         let (n, batch) = self.sizes();
         let (source, training, plain): (Arc<dyn Source>, _, _) = match self {
@@ -203,7 +202,7 @@ fn unpack(data: &HashMap<String, Tensor>, file: &Path) -> anyhow::Result<Vec<Pat
 #[derive(Debug)]
 struct Files {
     paths: Vec<PathBuf>,
-    labels: Vec<u32>,
+    labels: Vec<i64>,
     names: Vec<String>,
 }
 
@@ -212,7 +211,7 @@ impl Source for Files {
         self.paths.len()
     }
 
-    fn labels(&self) -> &[u32] {
+    fn labels(&self) -> &[i64] {
         &self.labels
     }
 

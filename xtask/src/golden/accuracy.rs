@@ -14,10 +14,10 @@ pub fn compare(case: &Case<'_>) -> Result<(), Verdict> {
     let metrics = names(case.param("metrics")?)?;
     let (class_means, per_class) = (flag(case, "avg_of_avgs")?, flag(case, "return_per_class")?);
     let clusters = match case.whole_if_any("cluster_labels")? {
-        Some(_) => Some(labels(case, "cluster_labels")?),
+        Some(_) => Some(case.labels("cluster_labels")?),
         None => None,
     };
-    let query_labels = labels(case, "query_labels")?;
+    let query_labels = case.labels("query_labels")?;
     let ranking = match case.float_if_any("query")? {
         Some(query) => Some(ranking(case, &query, &query_labels)?),
         None => {
@@ -36,8 +36,9 @@ pub fn compare(case: &Case<'_>) -> Result<(), Verdict> {
     for (name, expected) in values {
         if let "NMI" | "AMI" = name.as_str() {
             let Some(clusters) = &clusters else { return unsupported("no input `cluster_labels`") };
-            let score = if name == "NMI" { nmi } else { ami };
-            case.close(name, score(&query_labels, clusters)?, expected)?;
+            let got =
+                if name == "NMI" { nmi(&query_labels, clusters)? } else { ami(&query_labels, clusters)? };
+            case.close(name, got, expected)?;
             continue;
         }
         let (Some(metric), Some(ranking)) = (metric(name), &ranking) else {
@@ -73,7 +74,7 @@ pub fn compare(case: &Case<'_>) -> Result<(), Verdict> {
     Ok(())
 }
 
-fn classes(case: &Case<'_>, name: &str, got: &[(u32, f64)], expected: &Value) -> Result<(), Verdict> {
+fn classes(case: &Case<'_>, name: &str, got: &[(i64, f64)], expected: &Value) -> Result<(), Verdict> {
     let (Some(expected), Some(labels)) =
         (expected.as_array(), case.expected("classes")?.and_then(Value::as_array))
     else {
@@ -106,11 +107,11 @@ fn ranking_params<'a>(case: &Case<'a>) -> Result<(Gallery, Depth, &'a str), Verd
     }
 }
 
-fn ranking(case: &Case<'_>, query: &Tensor, query_labels: &[u32]) -> Result<Ranking, Verdict> {
+fn ranking(case: &Case<'_>, query: &Tensor, query_labels: &[i64]) -> Result<Ranking, Verdict> {
     let (gallery, depth, neighbors) = ranking_params(case)?;
     let reference = case.float_if_any("reference")?;
     let (items, item_labels) = match &reference {
-        Some(reference) => (reference, labels(case, "reference_labels")?),
+        Some(reference) => (reference, case.labels("reference_labels")?),
         None => (query, query_labels.to_vec()),
     };
     if neighbors == "euclidean" {
@@ -146,12 +147,4 @@ fn flag(case: &Case<'_>, key: &str) -> Result<bool, Verdict> {
         Value::Bool(flag) => Ok(*flag),
         other => unsupported(format!("parameter `{key}` is {other}")),
     }
-}
-
-fn labels(case: &Case<'_>, role: &str) -> Result<Vec<u32>, Verdict> {
-    let label = |label: i64| match u32::try_from(label) {
-        Ok(label) => Ok(label),
-        Err(_) => unsupported(format!("`{role}` holds {label}, expected labels from 0")),
-    };
-    case.labels(role)?.into_iter().map(label).collect()
 }

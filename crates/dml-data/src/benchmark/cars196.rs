@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     BoundingBox, Error, Record, Result,
+    file_set::numbers,
     format::mat::{self, Value},
 };
 
@@ -56,10 +57,10 @@ pub(super) fn open(folder: &Path) -> Result<Opened> {
         let number = |at: usize| row[at].integer().ok_or_else(|| of(&fields[at], "a whole number"));
         let path = row[at_path].text().ok_or_else(|| of("relative_im_path", "text"))?.to_owned();
         let class = number(at_class)?;
-        let label = u32::try_from(class - 1).ok().filter(|&label| (label as usize) < class_names.len());
-        let Some(label) = label else {
+        let label = class - 1;
+        if !numbers(label, &class_names) {
             return Err(of(&format!("class {class}"), &format!("1 to {}", class_names.len())));
-        };
+        }
         match number(at_test)? {
             0 => official.0.push(records.len()),
             1 => official.1.push(records.len()),

@@ -58,9 +58,9 @@ pub(super) fn open(dataset: &Dataset, folder: &Path) -> Result<Opened> {
                 remedy: FETCH_AGAIN,
             });
         }
-        let labels = records.labels.into_iter().map(u32::from).collect();
+        let labels = records.labels.into_iter().map(i64::from).collect();
         let set = ImageSet::new(records.pixels, [3, 32, 32], labels, classes.clone())?;
-        let groups: Vec<u32> = records.groups.into_iter().map(u32::from).collect();
+        let groups: Vec<i64> = records.groups.into_iter().map(i64::from).collect();
         Ok(Set::Memory(Arc::new(if groups.is_empty() { set } else { set.with_groups(groups)? })))
     };
     let (first, second) = match variant {

@@ -18,7 +18,7 @@ pub(super) fn open(folder: &Path) -> Result<Opened> {
     let (split, boxes) = (list("train_test_split")?, list("bounding_boxes")?);
     let (mut numbers, mut class_names) = (BTreeMap::new(), Vec::new());
     for (number, (_, name)) in classes.by_number()? {
-        numbers.insert(number, class_names.len() as u32);
+        numbers.insert(number, class_names.len() as i64);
         class_names.push(name.to_owned());
     }
     let (labels_of, split_of) = (labels.by_number()?, split.by_number()?);

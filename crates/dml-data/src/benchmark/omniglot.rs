@@ -38,10 +38,10 @@ pub(super) fn open(dataset: &Dataset, folder: &Path) -> Result<Opened> {
     for drawings in parts.values() {
         for class in &drawings.classes {
             if !numbers.contains_key(class) {
-                numbers.insert(class.clone(), names.len() as u32);
+                numbers.insert(class.clone(), names.len() as i64);
                 names.push(class.clone());
             }
-            let n = alphabets.len() as u32;
+            let n = alphabets.len() as i64;
             alphabets.entry(alphabet(class).to_owned()).or_insert(n);
         }
     }

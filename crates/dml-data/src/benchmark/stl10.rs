@@ -26,7 +26,7 @@ pub(super) fn open(dataset: &Dataset, folder: &Path) -> Result<Opened> {
         if n_images != of.len() {
             return Err(Error::CountMismatch { images, n_images, labels, n_labels: of.len() });
         }
-        let of = of.into_iter().map(u32::from).collect();
+        let of = of.into_iter().map(i64::from).collect();
         let set = ImageSet::new(pixels, [3, stl10::SIDE, stl10::SIDE], of, dataset.classes.clone())?;
         Ok(Set::Memory(Arc::new(set)))
     };
@@ -42,7 +42,7 @@ pub(super) fn open(dataset: &Dataset, folder: &Path) -> Result<Opened> {
 #[derive(Debug)]
 struct Unlabelled {
     path: PathBuf,
-    labels: Vec<u32>,
+    labels: Vec<i64>,
     class_names: Vec<String>,
 }
 
@@ -63,7 +63,7 @@ impl Source for Unlabelled {
         self.labels.len()
     }
 
-    fn labels(&self) -> &[u32] {
+    fn labels(&self) -> &[i64] {
         &self.labels
     }
 

@@ -54,7 +54,7 @@ fn read(path: &Path, class_names: Vec<String>) -> Result<ImageSet> {
     }
     let digit = |(i, label): (usize, i64)| match label {
         10 => Ok(0),
-        1..=9 => Ok(label as u32),
+        1..=9 => Ok(label),
         _ => Err(fault(format!("label {label} of image {i}, expected 1 to 10"))),
     };
     let labels = labels.into_iter().enumerate().map(digit).collect::<Result<_>>()?;

@@ -13,9 +13,9 @@ use crate::{Error, Item, Result, Source};
 /// no decision: give the [`Loader`](super::Loader) the source itself.
 pub struct Decoded {
     images: Vec<Image>,
-    labels: Vec<u32>,
+    labels: Vec<i64>,
     class_names: Vec<String>,
-    groups: Option<Vec<u32>>,
+    groups: Option<Vec<i64>>,
 }
 
 impl std::fmt::Debug for Decoded {
@@ -75,7 +75,7 @@ impl Decoded {
             return argument("source", format!("of {} images", source.len()), expected);
         }
         let (labels, class_names) = (source.labels().to_vec(), source.class_names().to_vec());
-        Ok(Self { images, labels, class_names, groups: source.groups().map(<[u32]>::to_vec) })
+        Ok(Self { images, labels, class_names, groups: source.groups().map(<[i64]>::to_vec) })
     }
 }
 
@@ -94,7 +94,7 @@ impl Source for Decoded {
         self.images.len()
     }
 
-    fn labels(&self) -> &[u32] {
+    fn labels(&self) -> &[i64] {
         &self.labels
     }
 
@@ -102,7 +102,7 @@ impl Source for Decoded {
         &self.class_names
     }
 
-    fn groups(&self) -> Option<&[u32]> {
+    fn groups(&self) -> Option<&[i64]> {
         self.groups.as_deref()
     }
 

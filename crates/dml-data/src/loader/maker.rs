@@ -26,7 +26,7 @@ pub(super) struct Maker {
 pub(super) struct Made {
     values: Values,
     shape: [usize; 4],
-    labels: Vec<u32>,
+    labels: Vec<i64>,
     indices: Vec<usize>,
     pub after: SamplerState,
 }

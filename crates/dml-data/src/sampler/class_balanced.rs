@@ -1,20 +1,19 @@
 //! Single images, every class equally likely.
 
-use super::deck::Deck;
-use super::{Sampler, check_indices, epoch_rng};
+use super::class_decks::ClassDecks;
+use super::{Sampler, check_indices};
 use crate::{Error, Result, split::by_class};
 
-/// Batches whose images are drawn class first: over an epoch, the numbers of images of any two classes differ by at
-/// most one, however unequal the classes are. Small classes repeat their images.
+/// Batches whose images are drawn class first: from the first image of epoch 0 on, the numbers of images of any two
+/// classes differ by at most one at any time, however unequal the classes are. Small classes repeat their images.
 ///
-/// Classes and images come from decks: all classes before one again, all images of a class before one again. An
-/// epoch draws as many images as there are, rounded down to whole batches, at least one.
+/// Classes and images come from decks that go on from epoch to epoch: all classes before one again, all images of a
+/// class before one again. Within a later epoch alone two classes may differ by two, as it may end one round of the
+/// deck and begin another. An epoch draws as many images as there are, rounded down to whole batches, at least one.
 #[derive(Debug, Clone)]
 pub struct ClassBalanced {
-    members: Vec<Vec<usize>>,
-    batch: usize,
+    decks: ClassDecks,
     batches: usize,
-    seed: u64,
 }
 
 impl ClassBalanced {
@@ -31,7 +30,7 @@ impl ClassBalanced {
     /// assert_eq!(drawn.iter().filter(|&&i| labels[i] == 1).count(), 4);
     /// # Ok::<(), dml_data::Error>(())
     /// ```
-    pub fn new(labels: &[u32], indices: &[usize], batch: usize, seed: u64) -> Result<Self> {
+    pub fn new(labels: &[i64], indices: &[usize], batch: usize, seed: u64) -> Result<Self> {
         let op = "ClassBalanced::new";
         check_indices(op, labels, indices)?;
         if batch == 0 {
@@ -39,7 +38,8 @@ impl ClassBalanced {
             return Err(Error::Argument { op, arg: "batch", got, expected });
         }
         let members = by_class(labels, indices.iter().copied()).into_values().collect();
-        Ok(Self { members, batch, batches: (indices.len() / batch).max(1), seed })
+        let decks = ClassDecks::new(members, [batch, 1], seed, 0);
+        Ok(Self { decks, batches: (indices.len() / batch).max(1) })
     }
 }
 
@@ -49,14 +49,6 @@ impl Sampler for ClassBalanced {
     }
 
     fn epoch(&self, epoch: u64) -> Vec<Vec<usize>> {
-        let mut rng = epoch_rng(self.seed, epoch);
-        let mut classes = Deck::new((0..self.members.len()).collect());
-        let mut images: Vec<Deck> = self.members.iter().map(|m| Deck::new(m.clone())).collect();
-        (0..self.batches)
-            .map(|_| {
-                let drawn = classes.deal(self.batch, &mut rng);
-                drawn.iter().flat_map(|&class| images[class].deal(1, &mut rng)).collect()
-            })
-            .collect()
+        self.decks.epoch(epoch, self.batches)
     }
 }

@@ -34,7 +34,7 @@ impl FixedTriplets {
     /// }
     /// # Ok::<(), dml_data::Error>(())
     /// ```
-    pub fn new(labels: &[u32], indices: &[usize], n: usize, batch: usize, seed: u64) -> Result<Self> {
+    pub fn new(labels: &[i64], indices: &[usize], n: usize, batch: usize, seed: u64) -> Result<Self> {
         let op = "FixedTriplets::new";
         let argument = |arg, got: String, expected: &str| {
             Err(Error::Argument { op, arg, got, expected: expected.to_owned() })
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_sampled_is_named() {
-        let message = |labels: &[u32]| {
+        let message = |labels: &[i64]| {
             let all: Vec<usize> = (0..labels.len()).collect();
             FixedTriplets::new(labels, &all, 5, 5, 0).unwrap_err().to_string()
         };

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::class_decks::ClassDecks;
 use super::deck::Deck;
-use super::{Sampler, check_indices, epoch_rng};
+use super::{Sampler, check_indices};
 use crate::{Error, Result, split::by_class};
 
 /// The size of batches and epochs.
@@ -29,15 +30,15 @@ impl Default for HierarchicalConfig {
 /// Batches of `groups` super-classes × `classes` classes × `per_class` images: most negatives share the anchor's
 /// super-class and are hard (Cakir et al. 2019 \[cakir2019\], Section 3.3).
 ///
-/// Super-classes, the classes of each and the images of each class come from decks. A super-class with fewer
-/// classes gives each of its classes, then repeats them.
+/// Super-classes, the classes of each and the images of each class come from decks that go on from epoch to epoch: all
+/// before one again, at each of the three levels. A super-class with fewer classes gives each of its classes, then
+/// repeats them.
 #[derive(Debug, Clone)]
 pub struct Hierarchical {
-    /// For each super-class, for each of its classes, the images.
-    members: Vec<Vec<Vec<usize>>>,
-    config: HierarchicalConfig,
+    groups: Deck,
+    /// For each super-class its classes and their images.
+    classes: Vec<ClassDecks>,
     batches: usize,
-    seed: u64,
 }
 
 impl Hierarchical {
@@ -60,8 +61,8 @@ impl Hierarchical {
     /// # Ok::<(), dml_data::Error>(())
     /// ```
     pub fn new(
-        labels: &[u32],
-        groups: &[u32],
+        labels: &[i64],
+        groups: &[i64],
         indices: &[usize],
         config: HierarchicalConfig,
         seed: u64,
@@ -76,7 +77,7 @@ impl Hierarchical {
                 format!("{}, one a label", labels.len()),
             );
         }
-        let mut members: BTreeMap<u32, Vec<Vec<usize>>> = BTreeMap::new();
+        let mut members: BTreeMap<i64, Vec<Vec<usize>>> = BTreeMap::new();
         for (class, images) in by_class(labels, indices.iter().copied()) {
             let group = groups[images[0]];
             if let Some(&other) = images.iter().find(|&&i| groups[i] != group) {
@@ -95,7 +96,14 @@ impl Hierarchical {
             return argument("config", format!("{config:?}"), expected);
         };
         let batches = batches_per_epoch.unwrap_or_else(|| (indices.len() / size).max(1));
-        Ok(Self { members: members.into_values().collect(), config, batches, seed })
+        let groups = Deck::new(members.len(), n, seed, 0);
+        let mut stream = 1;
+        let decks = |members: Vec<Vec<usize>>| {
+            let first = stream;
+            stream += 1 + members.len() as u64;
+            ClassDecks::new(members, [classes, per_class], seed, first)
+        };
+        Ok(Self { groups, classes: members.into_values().map(decks).collect(), batches })
     }
 }
 
@@ -105,22 +113,13 @@ impl Sampler for Hierarchical {
     }
 
     fn epoch(&self, epoch: u64) -> Vec<Vec<usize>> {
-        let mut rng = epoch_rng(self.seed, epoch);
-        let mut groups = Deck::new((0..self.members.len()).collect());
-        let mut classes: Vec<Deck> = self.members.iter().map(|m| Deck::new((0..m.len()).collect())).collect();
-        let mut images: Vec<Vec<Deck>> =
-            self.members.iter().map(|m| m.iter().map(|c| Deck::new(c.clone())).collect()).collect();
-        let HierarchicalConfig { groups: n, classes: p, per_class: k, .. } = self.config;
+        let before = u128::from(epoch) * self.batches as u128;
+        let mut groups = self.groups.after(before);
+        let dealt = self.groups.dealt(before);
+        let mut classes: Vec<_> =
+            self.classes.iter().zip(dealt).map(|(decks, hands)| decks.after(hands)).collect();
         (0..self.batches)
-            .map(|_| {
-                let mut batch = Vec::with_capacity(n * p * k);
-                for group in groups.deal(n, &mut rng) {
-                    for class in classes[group].deal(p, &mut rng) {
-                        batch.extend(images[group][class].deal(k, &mut rng));
-                    }
-                }
-                batch
-            })
+            .map(|_| groups.hand().into_iter().flat_map(|group| classes[group].hand()).collect())
             .collect()
     }
 }
@@ -132,7 +131,7 @@ mod tests {
     #[test]
     fn what_cannot_be_sampled_is_named() {
         let config = HierarchicalConfig { groups: 2, classes: 1, per_class: 2, batches_per_epoch: None };
-        let message = |labels: &[u32], groups: &[u32]| {
+        let message = |labels: &[i64], groups: &[i64]| {
             let all: Vec<usize> = (0..labels.len()).collect();
             Hierarchical::new(labels, groups, &all, config, 0).unwrap_err().to_string()
         };

@@ -1,8 +1,8 @@
 //! M images of each of P classes in every batch, so that each anchor has positives and negatives
 //! (Hermans, Beyer & Leibe 2017, Section 2).
 
-use super::deck::Deck;
-use super::{Sampler, check_indices, epoch_rng};
+use super::class_decks::ClassDecks;
+use super::{Sampler, check_indices};
 use crate::{Error, Result, split::by_class};
 
 /// The size of batches and epochs.
@@ -25,19 +25,22 @@ impl Default for MPerClassConfig {
 
 /// Batches of P classes × M images, the images of a class side by side.
 ///
-/// Classes come from a shuffled deck that is dealt to the end before it is shuffled again (a class is never
-/// twice in a batch, and over an epoch all classes appear nearly equally often). The images of a class come
-/// from a deck too: all of them are seen before one is seen again.
+/// Classes come from a shuffled deck that is dealt to the end before it is dealt again: a class is never twice in a
+/// batch. The images of a class come from a deck too: all of them are seen before one is seen again. The decks go on
+/// from epoch to epoch, so that short epochs do not leave images out: after any number of batches since the first of
+/// epoch 0, two classes were dealt equally often to within one, and so were two images of a class. Within a later
+/// epoch alone it is two, as it may end one round of the deck and begin another.
+///
+/// A deck is shuffled each time that it was dealt to the end, unless it has fewer than two hands of cards (2P classes,
+/// 2M images of a class): it then keeps its order until hands and deck end together.
 ///
 /// **A class with fewer than M images** gives all of them once, then repeats them, each equally often up to
 /// one. A class with at least M images never has one twice in a batch. A class of a single image could only
 /// be its own positive and is an error, unless M = 1.
 #[derive(Debug, Clone)]
 pub struct MPerClass {
-    members: Vec<Vec<usize>>,
-    config: MPerClassConfig,
+    decks: ClassDecks,
     batches: usize,
-    seed: u64,
 }
 
 impl MPerClass {
@@ -56,14 +59,14 @@ impl MPerClass {
     /// let config = MPerClassConfig { classes: 2, per_class: 2, ..Default::default() };
     /// let sampler = MPerClass::new(&labels, &[0, 1, 2, 3, 4, 5, 6, 7, 8], config, 1)?;
     /// for batch in Batches::new(sampler).take(5) {
-    ///     let classes: Vec<u32> = batch.iter().map(|&i| labels[i]).collect();
+    ///     let classes: Vec<i64> = batch.iter().map(|&i| labels[i]).collect();
     ///     assert_eq!(classes[0], classes[1]);
     ///     assert_eq!(classes[2], classes[3]);
     ///     assert_ne!(classes[0], classes[2]);
     /// }
     /// # Ok::<(), dml_data::Error>(())
     /// ```
-    pub fn new(labels: &[u32], indices: &[usize], config: MPerClassConfig, seed: u64) -> Result<Self> {
+    pub fn new(labels: &[i64], indices: &[usize], config: MPerClassConfig, seed: u64) -> Result<Self> {
         let op = "MPerClass::new";
         let argument = |arg, got: String, expected: String| Error::Argument { op, arg, got, expected };
         check_indices(op, labels, indices)?;
@@ -85,7 +88,8 @@ impl MPerClass {
             return Err(Error::TooFewSamples { op, class, got: 1, needed: 2 });
         }
         let batches = config.batches_per_epoch.unwrap_or_else(|| (indices.len() / batch).max(1));
-        Ok(Self { members: classes.into_values().collect(), config, batches, seed })
+        let sizes = [config.classes, config.per_class];
+        Ok(Self { decks: ClassDecks::new(classes.into_values().collect(), sizes, seed, 0), batches })
     }
 }
 
@@ -95,16 +99,7 @@ impl Sampler for MPerClass {
     }
 
     fn epoch(&self, epoch: u64) -> Vec<Vec<usize>> {
-        let mut rng = epoch_rng(self.seed, epoch);
-        let mut class_deck = Deck::new((0..self.members.len()).collect());
-        let mut image_decks: Vec<Deck> = self.members.iter().map(|m| Deck::new(m.clone())).collect();
-        (0..self.batches)
-            .map(|_| {
-                let classes = class_deck.deal(self.config.classes, &mut rng);
-                let images = |&class: &usize| image_decks[class].deal(self.config.per_class, &mut rng);
-                classes.iter().flat_map(images).collect()
-            })
-            .collect()
+        self.decks.epoch(epoch, self.batches)
     }
 }
 
@@ -112,7 +107,7 @@ impl Sampler for MPerClass {
 mod tests {
     use super::*;
 
-    fn error(labels: &[u32], indices: &[usize], classes: usize, per_class: usize) -> String {
+    fn error(labels: &[i64], indices: &[usize], classes: usize, per_class: usize) -> String {
         let config = MPerClassConfig { classes, per_class, batches_per_epoch: None };
         MPerClass::new(labels, indices, config, 0).unwrap_err().to_string()
     }

@@ -1,7 +1,8 @@
 //! P classes × K images, every class exactly equally often.
 
-use super::deck::Deck;
-use super::{Sampler, check_indices, epoch_rng};
+use super::class_decks::ClassDecks;
+use super::deck::greatest_common_divisor;
+use super::{Sampler, check_indices};
 use crate::{Error, Result, split::by_class};
 
 /// Batches of P different classes × K images, in epochs in which **each class appears exactly equally often**:
@@ -9,13 +10,12 @@ use crate::{Error, Result, split::by_class};
 ///
 /// [`MPerClass`](super::MPerClass) follows the number of images and deals classes nearly equally often; this one
 /// follows the number of classes, so that rare classes and frequent ones have the same weight (Schroff et al. 2015
-/// \[schroff2015\], who sample about 40 faces per identity). Images come from decks, as there.
+/// \[schroff2015\], who sample about 40 faces per identity). Images come from decks
+/// that go on from epoch to epoch, as there.
 #[derive(Debug, Clone)]
 pub struct PByK {
-    members: Vec<Vec<usize>>,
+    decks: ClassDecks,
     p: usize,
-    k: usize,
-    seed: u64,
 }
 
 impl PByK {
@@ -35,7 +35,7 @@ impl PByK {
     /// assert!((0..6).all(|i| epoch.concat().iter().filter(|&&j| j == i).count() == 2));
     /// # Ok::<(), dml_data::Error>(())
     /// ```
-    pub fn new(labels: &[u32], indices: &[usize], p: usize, k: usize, seed: u64) -> Result<Self> {
+    pub fn new(labels: &[i64], indices: &[usize], p: usize, k: usize, seed: u64) -> Result<Self> {
         let op = "PByK::new";
         check_indices(op, labels, indices)?;
         let classes = by_class(labels, indices.iter().copied());
@@ -48,29 +48,17 @@ impl PByK {
         if let Some((&class, _)) = classes.iter().find(|(_, members)| k > 1 && members.len() == 1) {
             return Err(Error::TooFewSamples { op, class, got: 1, needed: 2 });
         }
-        Ok(Self { members: classes.into_values().collect(), p, k, seed })
+        Ok(Self { decks: ClassDecks::new(classes.into_values().collect(), [p, k], seed, 0), p })
     }
-}
-
-fn greatest_common_divisor(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
 impl Sampler for PByK {
     fn batches_per_epoch(&self) -> usize {
-        self.members.len() / greatest_common_divisor(self.members.len(), self.p)
+        self.decks.n_classes() / greatest_common_divisor(self.decks.n_classes(), self.p)
     }
 
     fn epoch(&self, epoch: u64) -> Vec<Vec<usize>> {
-        let mut rng = epoch_rng(self.seed, epoch);
-        let mut classes = Deck::new((0..self.members.len()).collect());
-        let mut images: Vec<Deck> = self.members.iter().map(|m| Deck::new(m.clone())).collect();
-        (0..self.batches_per_epoch())
-            .map(|_| {
-                let drawn = classes.deal(self.p, &mut rng);
-                drawn.iter().flat_map(|&class| images[class].deal(self.k, &mut rng)).collect()
-            })
-            .collect()
+        self.decks.epoch(epoch, self.batches_per_epoch())
     }
 }
 
@@ -80,7 +68,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_sampled_is_named() {
-        let message = |labels: &[u32], p, k| {
+        let message = |labels: &[i64], p, k| {
             let all: Vec<usize> = (0..labels.len()).collect();
             PByK::new(labels, &all, p, k, 0).unwrap_err().to_string()
         };

@@ -36,7 +36,7 @@ pub(super) fn measure(
     watch: &Watch<'_>,
 ) -> Result<Record> {
     let labels = test.images.source.labels();
-    let labels: Vec<u32> = test.indices.iter().map(|&i| labels[i]).collect();
+    let labels: Vec<i64> = test.indices.iter().map(|&i| labels[i]).collect();
     let mut record = Record::default();
     let mut note = |name: &str, scores: Scores| {
         let Scores { map_at_r, precision_at_1, recall } = scores;
@@ -65,7 +65,7 @@ pub(super) fn measure(
         let values = embeddings.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
         let plane = pca::project(&values, d);
         record.arrays.insert("plane".to_owned(), plane.into_iter().flatten().collect());
-        record.arrays.insert("labels".to_owned(), labels.into_iter().map(f64::from).collect());
+        record.arrays.insert("labels".to_owned(), labels.into_iter().map(|label| label as f64).collect());
     }
     Ok(record)
 }

@@ -216,20 +216,20 @@ impl Chosen {
         self.indices.len()
     }
 
-    fn label(&self, index: usize) -> u32 {
+    fn label(&self, index: usize) -> i64 {
         self.set.labels()[index]
     }
 
     /// The classes there are, ascending.
-    fn classes(&self) -> Vec<u32> {
-        let mut classes: Vec<u32> = self.indices.iter().map(|&i| self.label(i)).collect();
+    fn classes(&self) -> Vec<i64> {
+        let mut classes: Vec<i64> = self.indices.iter().map(|&i| self.label(i)).collect();
         classes.sort_unstable();
         classes.dedup();
         classes
     }
 
     /// Those of some classes.
-    fn of_classes(&self, classes: &[u32]) -> Self {
+    fn of_classes(&self, classes: &[i64]) -> Self {
         let indices = self.indices.iter().copied().filter(|&i| classes.contains(&self.label(i))).collect();
         Self { set: self.set.clone(), indices }
     }
@@ -300,7 +300,7 @@ impl Problem {
             let (mut train, mut test) = (self.train.clone(), self.train.clone());
             for (part, keep) in [(&mut train, false), (&mut test, true)] {
                 // Every fifth image of each class.
-                let mut met = std::collections::BTreeMap::<u32, usize>::new();
+                let mut met = std::collections::BTreeMap::<i64, usize>::new();
                 part.indices.retain(|&i| {
                     let n = met.entry(self.train.label(i)).or_default();
                     *n += 1;
@@ -454,8 +454,8 @@ mod tests {
 
     /// Five classes of unequal size in training, five others in the test part.
     fn problem(protocol: &'static str) -> Result<Problem> {
-        let set = |classes: [u32; 5]| -> Result<Chosen> {
-            let labels: Vec<u32> = (0..200).map(|i| classes[(i * i + i / 7) % 5]).collect();
+        let set = |classes: [i64; 5]| -> Result<Chosen> {
+            let labels: Vec<i64> = (0..200).map(|i| classes[(i * i + i / 7) % 5]).collect();
             let names = (0..10).map(|c| c.to_string()).collect();
             let set = ImageSet::new(vec![7; 200 * 16], [1, 4, 4], labels, names)?;
             Ok(Chosen { set: Arc::new(set), indices: (0..200).collect() })

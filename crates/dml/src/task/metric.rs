@@ -194,8 +194,7 @@ impl MetricTask {
 
     /// Their embeddings and labels.
     fn embedded(&self, batch: &dml_data::Batch) -> Result<Batch> {
-        let labels: Vec<i64> =
-            batch.indices.iter().map(|&i| i64::from(self.images.source.labels()[i])).collect();
+        let labels: Vec<i64> = batch.indices.iter().map(|&i| self.images.source.labels()[i]).collect();
         Ok(Batch::new(&self.forward(&batch.images, Mode::Train)?, &labels)?)
     }
 
@@ -268,7 +267,7 @@ pub struct Scores {
 ///
 /// # Errors
 /// What the retrieval returns, e.g. for a class of one image.
-pub fn evaluate(phi: &dyn Generator, embeddings: &Tensor, labels: &[u32]) -> Result<Scores> {
+pub fn evaluate(phi: &dyn Generator, embeddings: &Tensor, labels: &[i64]) -> Result<Scores> {
     let scorer = Divergence::new(phi, Side::First, embeddings, embeddings)?;
     let ranking = rank(&scorer, labels, labels, Gallery::IncludesQueries, Depth::MaxRelevant)?;
     let mut recall = [0.0; 4];
@@ -286,6 +285,6 @@ pub fn evaluate(phi: &dyn Generator, embeddings: &Tensor, labels: &[u32]) -> Res
 ///
 /// # Errors
 /// As [`evaluate`].
-pub fn evaluate_euclidean(embeddings: &Tensor, labels: &[u32]) -> Result<Scores> {
+pub fn evaluate_euclidean(embeddings: &Tensor, labels: &[i64]) -> Result<Scores> {
     evaluate(&SquaredEuclidean, embeddings, labels)
 }

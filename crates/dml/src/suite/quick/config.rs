@@ -34,7 +34,7 @@ impl QuickConfig {
 /// Training images of each digit in the closed-set split and in directed retrieval.
 const TRAIN_PER_CLASS: usize = 350;
 /// Digits trained on in the zero-shot protocol; retrieval is among the others.
-pub(super) const SEEN: [u32; 5] = [0, 1, 2, 3, 4];
+pub(super) const SEEN: [i64; 5] = [0, 1, 2, 3, 4];
 
 /// The split of a protocol. The zero-shot classes are fixed; the closed-set draw is the seed's.
 pub(super) fn split(digits: &ImageSet, protocol: &str, seed: u64) -> Result<Split> {
