@@ -53,7 +53,7 @@ fn ties_of_whole_numbers_go_to_the_smaller_index() -> TestResult {
         }
     }
     gallery.extend([[100., 3., 5.], [2000., 1., 1.], [-77., 12., 0.]]);
-    let gallery = Tensor::new(gallery, &Device::Cpu)?;
+    let gallery = Tensor::from_vec(gallery.concat(), (gallery.len(), 3), &Device::Cpu)?;
     let query = Tensor::zeros((1, 3), DType::F32, &Device::Cpu)?;
     for side in [Side::First, Side::Second] {
         let found =
