@@ -3,8 +3,7 @@
 //! With x̃ = x − μ and φ_μ as in [`pivot`](crate::pivot()),
 //! D(x_i ‖ y_j) = φ_μ(x_i) + (⟨∇φ_μ(y_j), ỹ_j⟩ − φ_μ(y_j)) − ⟨x̃_i, ∇φ_μ(y_j)⟩.
 //! An entry that is small beside these terms is computed from its two rows alone, by
-//! [`Generator::divergence`](phi::Generator::divergence). Where that would be most of the matrix, the product is taken
-//! in f64 first.
+//! [`Generator::divergence`](phi::Generator::divergence). Where these are many, the product is taken in f64 first.
 
 use candle_core::{D, DType, Device, Tensor};
 use dml_kernels::{LiftedPairs, LiftedSide, PairMatrix};

@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use common::{Any, rows};
 use dml_loss::*;
 
-/// Of values of order 1 by way of a matrix product around the mean.
+/// Of values of order 1 by way of a matrix product.
 const TOLERANCE: [(DType, f64); 2] = [(DType::F32, 2e-5), (DType::F64, 1e-11)];
 
 /// Distances of normalized rows.

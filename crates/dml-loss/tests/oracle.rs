@@ -8,7 +8,7 @@ use candle_core::{DType, Device};
 use common::{Any, every_distance, rows};
 use dml_loss::*;
 
-/// Rounding of sums over a few dozen terms; f32 loses 1e-4 to the matrix product around the mean.
+/// Rounding of sums over a few dozen terms; f32 loses 1e-4 to the matrix product.
 fn tolerance(dtype: DType) -> f64 {
     if dtype == DType::F64 { 1e-9 } else { 2e-4 }
 }

@@ -167,7 +167,7 @@ impl Lifted {
         [&self.u, &self.a, &self.v, &self.b].into_iter().chain(&self.exact).collect()
     }
 
-    /// The product out of candle's operations, before any clamping.
+    /// The product out of candle's operations, with the diagonal and the lost entries as they come.
     fn native(&self) -> Result<Tensor> {
         // The constants ride in the product as two more columns: candle differentiates a broadcast slowly.
         let (a, b) = (self.a.unsqueeze(1)?, self.b.unsqueeze(1)?);
