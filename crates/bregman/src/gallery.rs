@@ -71,7 +71,8 @@ impl<'a> Gallery<'a> {
     }
 
     /// The divergences of `queries` `[n, d]` from all items, `[n, m]`, without gradients, in f64 on the CPU; non-negative,
-    /// 0 for a row with itself, each to nine digits. Infinite where a row on the border of the domain makes it so.
+    /// 0 for a row with itself, each to its own digits. Infinite where a row on the border of the domain makes it so, or
+    /// where it is beyond the largest number.
     ///
     /// # Errors
     /// As [`all_pairs`](crate::all_pairs), of which the queries are the other argument.

@@ -6,7 +6,7 @@
 //! [`Generator::divergence`](phi::Generator::divergence). Where these are many, the product is taken in f64 first.
 
 use candle_core::{D, DType, Device, Tensor};
-use dml_kernels::{LiftedPairs, LiftedSide, PairMatrix};
+use dml_kernels::{LiftedPairs, LiftedSide, PairMatrix, row_dot};
 use phi::Generator;
 
 use crate::{
@@ -213,8 +213,8 @@ impl<'a> Pairs<'a> {
             parts.push(self.of_rows(&a, &o)?.narrow(0, 0, part.len())?);
         }
         let exact = Tensor::cat(&parts, 0)?;
-        if !self.infinite
-            && let Some((at, value)) = dml_kernels::first_not_finite(&exact)?
+        if let Some((at, value)) = dml_kernels::first_not_finite(&exact)?
+            && !(self.infinite && only_infinite(&exact)?)
         {
             return Err(self.not_finite(value, places[at], anchors, others));
         }
@@ -225,11 +225,11 @@ impl<'a> Pairs<'a> {
     pub fn of_rows(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {
         let (a, o) = (widened(anchors)?, widened(others)?);
         let sum = match self.form {
-            Form::First => self.phi.divergence(&(&a - &o)?, &o)?,
-            Form::Second => self.phi.divergence(&(&o - &a)?, &a)?,
+            Form::First => self.phi.divergence(&a, &o, &(&a - &o)?)?,
+            Form::Second => self.phi.divergence(&o, &a, &(&o - &a)?)?,
             Form::Jeffreys => {
                 let step = (&a - &o)?;
-                (self.phi.divergence(&step, &o)? + self.phi.divergence(&step.neg()?, &a)?)?
+                (self.phi.divergence(&a, &o, &step)? + self.phi.divergence(&o, &a, &step.neg()?)?)?
             }
         };
         Ok((sum * self.scale)?.to_dtype(anchors.dtype())?)
@@ -264,6 +264,11 @@ impl<'a> Pairs<'a> {
     }
 }
 
+/// Whether what is not finite is ∞ and no NaN.
+fn only_infinite(divergences: &Tensor) -> Result<bool> {
+    Ok(divergences.ne(divergences)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()? == 0.0)
+}
+
 /// f64 on the CPU, so that differences and what is made of them keep all digits of f32; elsewhere the tensor as it is.
 pub(crate) fn widened(t: &Tensor) -> Result<Tensor> {
     Ok(if t.device().is_cpu() { t.to_dtype(DType::F64)? } else { t.clone() })
@@ -279,9 +284,11 @@ fn lifted(points: &Evaluated, role: Role) -> Result<LiftedRows> {
         },
         Role::Second => {
             let tangent = points.tangent()?;
+            // A sum of terms of either sign has the error of its terms.
+            let terms = row_dot(&size(&points.grad)?, &size(&points.shifted)?)?;
             LiftedRows {
                 vectors: points.grad.clone(),
-                sizes: (size(&tangent)? + size(&points.value)?)?,
+                sizes: (terms + size(&points.value)?)?,
                 constants: (tangent - &points.value)?,
             }
         }
@@ -289,7 +296,7 @@ fn lifted(points: &Evaluated, role: Role) -> Result<LiftedRows> {
             let tangent = points.tangent()?;
             LiftedRows {
                 vectors: Tensor::cat(&[&points.shifted, &points.grad.contiguous()?], D::Minus1)?,
-                sizes: size(&tangent)?,
+                sizes: row_dot(&size(&points.grad)?, &size(&points.shifted)?)?,
                 constants: tangent,
             }
         }

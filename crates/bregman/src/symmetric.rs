@@ -8,7 +8,7 @@ use phi::Generator;
 
 use crate::{
     Result,
-    error::{check_partner, check_points},
+    error::{check_float, check_partner},
     paired::rows,
     pairs::{Form, Pairs, Points, widened},
     pivot::check_finite,
@@ -136,13 +136,15 @@ pub fn jensen_bregman_all_pairs(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> 
 fn to_midpoint(phi: &dyn Generator, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let (x, y, dtype) = (widened(x)?, widened(y)?, x.dtype());
     let half = ((&x - &y)? * 0.5)?;
-    let middle = ((x * 0.5)? + (y * 0.5)?)?;
-    let sum = (phi.divergence(&half, &middle)? + phi.divergence(&half.neg()?, &middle)?)?;
+    let middle = ((&x * 0.5)? + (&y * 0.5)?)?;
+    let sum = (phi.divergence(&x, &middle, &half)? + phi.divergence(&y, &middle, &half.neg()?)?)?;
     Ok((sum * 0.5)?.to_dtype(dtype)?)
 }
 
+/// The border of the domain will do: there the midpoint is inside, or all three are the same.
 fn check(op: &'static str, phi: &dyn Generator, x: &Tensor, y: &Tensor, same_rows: bool) -> Result<()> {
-    check_points(op, "x", phi, x)?;
+    check_float(op, "x", x)?;
+    phi.check_in(phi.closure(), op, "x", x)?;
     check_partner(op, "y", x, y, same_rows)?;
-    check_points(op, "y", phi, y)
+    Ok(phi.check_in(phi.closure(), op, "y", y)?)
 }

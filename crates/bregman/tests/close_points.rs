@@ -5,7 +5,7 @@
 use bregman::{
     Gallery, Side, all_pairs,
     cluster::{assign, hard::KMeans, soft::Mixture},
-    jeffreys, paired,
+    jeffreys, jeffreys_all_pairs, jensen_bregman, paired,
 };
 use candle_core::{DType, Device, Tensor, Var};
 use phi::{ItakuraSaito, NegativeEntropy, Spec, SquaredEuclidean};
@@ -213,6 +213,100 @@ fn a_divergence_has_the_same_bits_alone_and_among_others() -> TestResult {
             for row in twice.to_vec2::<f64>()? {
                 assert_eq!(row[..300], row[300..], "{spec:?}, {side:?}");
             }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_quiet_bin_beside_a_loud_one_is_finite() -> TestResult {
+    let want = |x: f64| x - x.ln() - 1.0; // D(x ‖ 1)
+    for tiny in [1e-13f32, 1e-16, 1e-20, 1e-37] {
+        let (x, y) = (rows(&[[tiny]]), rows(&[[1.0]]));
+        let alone = f64::from(paired(&ItakuraSaito, &x, &y)?.to_vec1::<f32>()?[0]);
+        near(alone, want(f64::from(tiny)), 1e-6, "paired");
+        for (set, i, j) in [(rows(&[[tiny], [1.0]]), 0, 1), (rows(&[[1.0], [tiny]]), 1, 0)] {
+            let d = all_pairs(&ItakuraSaito, &set, &set)?.to_vec2::<f32>()?;
+            near(f64::from(d[i][j]), want(f64::from(tiny)), 5e-5, "whatever the order of the rows");
+        }
+    }
+    let items = rows(&[[1e-20], [2e-20], [3e-20]]);
+    let d =
+        Gallery::new(&ItakuraSaito, Side::Second, &items)?.divergences(&rows(&[[1.0]]))?.to_vec2::<f64>()?;
+    for (got, x) in d[0].iter().zip([1e-20f32, 2e-20, 3e-20]) {
+        near(*got, want(f64::from(x)), 1e-9, "search");
+    }
+    let x = Var::new(&[[1e-14f64]], &Device::Cpu)?;
+    let y = Tensor::new(&[[1f64]], &Device::Cpu)?;
+    let gradients = paired(&ItakuraSaito, &x, &y)?.sum_all()?.backward()?;
+    near(gradients.get(&x).unwrap().to_vec2::<f64>()?[0][0], 1.0 - 1e14, 1e-12, "gradient");
+    Ok(())
+}
+
+#[test]
+fn a_small_share_is_not_nothing() -> TestResult {
+    let x = Var::new(&[[1e-20f32]], &Device::Cpu)?;
+    let d = paired(&NegativeEntropy::orthant(), &x, &rows(&[[1.0]]))?;
+    let gradients = d.sum_all()?.backward()?;
+    near(f64::from(gradients.get(&x).unwrap().to_vec2::<f32>()?[0][0]), 1e-20f64.ln(), 1e-5, "log(x/y)");
+    let (x, y) = (Tensor::new(&[[1f64]], &Device::Cpu)?, Tensor::new(&[[1e-310f64]], &Device::Cpu)?);
+    near(
+        paired(&NegativeEntropy::orthant(), &x, &y)?.to_vec1::<f64>()?[0],
+        -1e-310f64.ln() - 1.0,
+        1e-12,
+        "KL",
+    );
+    let (x, y) = (Tensor::new(&[[1e300f64]], &Device::Cpu)?, Tensor::new(&[[1e-300f64]], &Device::Cpu)?);
+    let d = Gallery::new(&ItakuraSaito, Side::First, &y)?.divergences(&x)?.to_vec2::<f64>()?;
+    assert_eq!(d, [[f64::INFINITY]], "beyond the largest number, and no NaN");
+    Ok(())
+}
+
+#[test]
+fn a_null_direction_of_a_metric_costs_no_digit() -> TestResult {
+    let l = Tensor::new(&[[0.7f32], [0.7]], &Device::Cpu)?;
+    let phi = phi::Mahalanobis::from_parameters(&l, phi::Factor::Dense { rank: 1 }, 0.0)?;
+    for b in [1e5f32, 1e6] {
+        let x = rows(&[[0.0, 0.0], [b, 1.0 - b]]); // the sum is 1: D = 0.7²
+        let d = all_pairs(&phi, &x, &x)?.to_vec2::<f32>()?;
+        near(f64::from(d[1][0]), f64::from(0.7f32).powi(2), 1e-4, "first");
+        near(f64::from(d[0][1]), f64::from(0.7f32).powi(2), 1e-4, "second");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_common_offset_of_logits_costs_no_digit() -> TestResult {
+    let wide = |t: &Tensor| t.to_dtype(DType::F64);
+    let z = rows(&[[0.0, 0.0, 0.0], [0.0, 1.0, 3.0]]); // D does not notice an offset
+    let want = naive(&phi::LogSumExp, &wide(&z)?, &wide(&z)?)?;
+    for o in [1e4f32, 12345.0, 77777.0, 1e5] {
+        let x = rows(&[[0.0, 0.0, 0.0], [o, o + 1.0, o + 3.0]]);
+        let d = all_pairs(&phi::LogSumExp, &x, &x)?.to_vec2::<f32>()?;
+        near(f64::from(d[0][1]), want[0][1], 1e-4, &format!("offset {o}"));
+        let j = jeffreys_all_pairs(&phi::LogSumExp, &x, &x)?.to_vec2::<f32>()?;
+        near(f64::from(j[0][1]), want[0][1] + want[1][0], 1e-4, &format!("Jeffreys, offset {o}"));
+    }
+    Ok(())
+}
+
+#[test]
+fn jensen_shannon_takes_zeros() -> TestResult {
+    let (x, y) = (rows(&[[0.0, 1.0]]), rows(&[[1.0, 0.0]]));
+    let d = jensen_bregman(&NegativeEntropy::simplex(), &x, &y)?.to_vec1::<f32>()?[0];
+    near(f64::from(d), 2f64.ln(), 1e-6, "Jensen–Shannon");
+    Ok(())
+}
+
+#[test]
+fn wide_rows_of_one_sign_keep_four_digits() -> TestResult {
+    for d in [128, 512, 1024, 4096] {
+        for (a, b) in [(1.1f32, 1.4f32), (0.7, 0.9), (0.3, 0.38), (2.3, 2.9), (1.0001, 1.2)] {
+            let row = |v: f32| Tensor::full(v, (1, d), &Device::Cpu);
+            let x = Tensor::cat(&[row(0.0)?, row(0.0)?, row(0.0)?, row(a)?, row(b)?], 0)?; // the pivot is 0
+            let got = all_pairs(&SquaredEuclidean, &x, &x)?.to_vec2::<f32>()?[3][4];
+            let want = d as f64 * (f64::from(a) - f64::from(b)).powi(2);
+            near(f64::from(got), want, 1e-4, &format!("{d} columns of {a} and {b}"));
         }
     }
     Ok(())

@@ -48,14 +48,31 @@ pub enum Pairing {
     },
 }
 
-/// An entry is lost that is smaller than this share of the terms that it is the difference of.
-///
-/// A term has an error of some roundings, and an entry may have the relative error of its last digit kept: 5e-5 in
-/// f32, 1e-9 in f64.
-pub(crate) fn lost_below<T: Real>() -> T {
-    const ROUNDINGS: f64 = 4.0;
-    let kept = if T::EPSILON > 1e-10 { 5e-5 } else { 1e-9 };
-    T::from_f64(ROUNDINGS * T::EPSILON / kept)
+/// When an entry is lost: where it is not above `share` of the terms that it is the difference of, or not above `least`,
+/// next to the smallest number.
+#[derive(Clone, Copy)]
+pub(crate) struct Lost<T> {
+    pub share: T,
+    pub least: T,
+}
+
+impl<T: Real> Lost<T> {
+    /// For inner products of `d` terms. They have an error of some roundings, which grows with d where all terms are of
+    /// one sign, and an entry may have the relative error of its last digit kept: 5e-5 in f32, 1e-9 in f64.
+    pub fn of_width(d: usize) -> Self {
+        const LEAST: f64 = 4.0;
+        const A_ROUNDING: f64 = 64.0; // terms
+        const MOST: f64 = 40.0; // a product is summed in blocks
+        let roundings = (LEAST + d as f64 / A_ROUNDING).min(MOST);
+        let (kept, least) = if T::EPSILON > 1e-10 { (5e-5, 1e-33) } else { (1e-9, 1e-295) };
+        Self { share: T::from_f64(roundings * T::EPSILON / kept), least: T::from_f64(least) }
+    }
+
+    /// Whether an entry is kept.
+    #[inline(always)]
+    pub fn keeps(self, entry: T, terms: T) -> bool {
+        (entry > self.share * terms) & (entry > self.least)
+    }
 }
 
 /// The place of an entry: its row and its column.

@@ -126,3 +126,21 @@ fn every_distance_keeps_its_digits_and_its_gradients() -> TestResult {
     }
     Ok(())
 }
+
+#[test]
+fn distances_have_the_range_of_their_numbers() -> TestResult {
+    for v in [1e20f32, 1e-25] {
+        let (x, y) = (Tensor::new(&[[v, 0.0]], &Device::Cpu)?, Tensor::new(&[[0f32, 0.0]], &Device::Cpu)?);
+        for p in [1.0, 2.0, 3.0] {
+            let lp = Lp::raw(p);
+            for d in [lp.paired(&x, &y)?.to_vec1::<f32>()?[0], lp.all_pairs(&x, &y)?.to_vec2::<f32>()?[0][0]]
+            {
+                assert!((d / v - 1.0).abs() < 1e-5, "p = {p}: {d:e} for {v:e}");
+            }
+        }
+    }
+    let x = Tensor::new(&[[3e-22f32, 0.0], [0.0, 4e-22]], &Device::Cpu)?;
+    let d = Lp::raw(2.0).all_pairs(&x, &x)?.to_vec2::<f32>()?[0][1];
+    assert!((d / 5e-22 - 1.0).abs() < 5e-5, "{d:e}");
+    Ok(())
+}

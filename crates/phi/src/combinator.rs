@@ -86,9 +86,9 @@ impl Generator for Sum {
         self.add(|phi| phi.centered(x, pivot))
     }
 
-    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
-        let first = self.parts[0].divergence(step, y)?;
-        self.parts[1..].iter().try_fold(first, |sum, phi| Ok((sum + phi.divergence(step, y)?)?))
+    fn divergence(&self, x: &Tensor, y: &Tensor, step: &Tensor) -> Result<Tensor> {
+        let first = self.parts[0].divergence(x, y, step)?;
+        self.parts[1..].iter().try_fold(first, |sum, phi| Ok((sum + phi.divergence(x, y, step)?)?))
     }
 
     fn dim(&self) -> Option<usize> {
@@ -157,8 +157,8 @@ impl Generator for Scaled {
         self.times(self.inner.centered(x, pivot)?)
     }
 
-    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
-        Ok((self.inner.divergence(step, y)? * self.scale)?)
+    fn divergence(&self, x: &Tensor, y: &Tensor, step: &Tensor) -> Result<Tensor> {
+        Ok((self.inner.divergence(x, y, step)? * self.scale)?)
     }
 
     fn dim(&self) -> Option<usize> {
@@ -283,9 +283,10 @@ impl Generator for AffineInput {
     }
 
     /// D_ψ(Ay + b + A(x − y) ‖ Ay + b).
-    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+    fn divergence(&self, x: &Tensor, y: &Tensor, step: &Tensor) -> Result<Tensor> {
         let moved = matmul(step, &self.weight.to_dtype(step.dtype())?.t()?)?; // [n, m]
-        self.inner.divergence(&moved, &affine(y, &self.weight, &self.bias)?)
+        let image = |t: &Tensor| affine(t, &self.weight, &self.bias);
+        self.inner.divergence(&image(x)?, &image(y)?, &moved)
     }
 
     fn dim(&self) -> Option<usize> {
@@ -355,9 +356,9 @@ impl Generator for Even {
         Self::halves(self.inner.centered(x, pivot)?, self.inner.centered(&x.neg()?, &pivot.neg()?)?)
     }
 
-    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
-        let (here, there) =
-            (self.inner.divergence(step, y)?, self.inner.divergence(&step.neg()?, &y.neg()?)?);
+    fn divergence(&self, x: &Tensor, y: &Tensor, step: &Tensor) -> Result<Tensor> {
+        let here = self.inner.divergence(x, y, step)?;
+        let there = self.inner.divergence(&x.neg()?, &y.neg()?, &step.neg()?)?;
         Ok(((here + there)? * 0.5)?)
     }
 

@@ -166,11 +166,11 @@ impl Generator for DeepDivergence {
     /// With κ the winner at y and D_k the divergence of w_k, D(x ‖ y) = D_κ(x ‖ y) + max_k w_k(x) − w_κ(x): its own
     /// divergence, and how far it falls behind at x,
     /// w_k(x) − w_κ(x) = w_k(y) − w_κ(y) + ⟨∇w_k(y) − ∇w_κ(y), x − y⟩ + D_k(x ‖ y) − D_κ(x ‖ y).
-    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+    fn divergence(&self, x: &Tensor, y: &Tensor, step: &Tensor) -> Result<Tensor> {
         let (mut at, mut rises, mut own) = (Vec::new(), Vec::new(), Vec::new());
         for net in &self.nets {
             let (value, grad) = net.value_and_grad(y)?; // [n], [n, d]
-            let divergence = net.divergence(step, y)?;
+            let divergence = net.divergence(x, y, step)?;
             rises.push(((grad * step)?.sum(D::Minus1)? + &divergence)?);
             at.push(value);
             own.push(divergence);

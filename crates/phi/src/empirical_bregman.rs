@@ -142,9 +142,9 @@ impl Generator for EmpiricalBregman {
         self.add(&shift(x, pivot)?, |phi| phi.centered(x, pivot))
     }
 
-    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+    fn divergence(&self, x: &Tensor, y: &Tensor, step: &Tensor) -> Result<Tensor> {
         let quadratic = (squared_norm(step)? * (0.5 * self.curvature))?;
-        self.parts().try_fold(quadratic, |sum, (_, phi)| Ok((sum + phi.divergence(step, y)?)?))
+        self.parts().try_fold(quadratic, |sum, (_, phi)| Ok((sum + phi.divergence(x, y, step)?)?))
     }
 
     fn dim(&self) -> Option<usize> {

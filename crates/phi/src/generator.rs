@@ -79,16 +79,18 @@ pub trait Generator: std::fmt::Debug + Send + Sync {
         Ok((value, grad_x.broadcast_sub(&grad_p)?))
     }
 
-    /// D_φ(y + step ‖ y) row by row, `step` and `y` `[n, d]` → `[n]`, in their dtype: non-negative, and to the relative
-    /// precision of `step`, in value and gradient, however small the step is beside `y` and D beside φ.
+    /// D_φ(x ‖ y) row by row, given the difference `step` = x − y too: `x`, `y` and `step` `[n, d]` → `[n]`, in their dtype;
+    /// non-negative, and to the relative precision of `step`, in value and gradient, however small the step is beside
+    /// the points and D beside φ.
     ///
     /// For that it is a sum of non-negative terms that are functions of differences. The chain rule of Bregman
     /// divergences makes one of what φ is composed of: for g convex and non-decreasing in each argument and w_k convex,
     /// D_{g∘w}(x ‖ y) = D_g(w(x) ‖ w(y)) + Σ_k ∂_k g(w(y))·D_{w_k}(x ‖ y). The default is the definition in f64, which
     /// keeps half of the digits where D is 1e-8 of φ: override it.
     ///
-    /// `y + step` lies in [`closure`](Self::closure) and `y` in [`domain`](Self::domain); rows of `y` on the border of
-    /// it give ∞ or, where D has a limit, that.
+    /// `x` lies in [`closure`](Self::closure) and `y` in [`domain`](Self::domain); rows of `y` on the border of it give
+    /// ∞ or, where D has a limit, that. `step` is a node of the graph made of `x` and `y`: an implementation may use
+    /// any two of the three.
     ///
     /// # Errors
     /// As [`value_and_grad`](Self::value_and_grad).
@@ -96,17 +98,15 @@ pub trait Generator: std::fmt::Debug + Send + Sync {
     /// ```
     /// # use {candle_core::{Device, Tensor}, phi::{Generator, LogSumExp}};
     /// let y = Tensor::new(&[[0f32, 0.]], &Device::Cpu)?;
-    /// let step = Tensor::new(&[[1e-6f32, -1e-6]], &Device::Cpu)?;
-    /// let d = LogSumExp.divergence(&step, &y)?.to_vec1::<f32>()?[0]; // half the variance of the step
+    /// let x = Tensor::new(&[[1e-6f32, -1e-6]], &Device::Cpu)?;
+    /// let d = LogSumExp.divergence(&x, &y, &(&x - &y)?)?.to_vec1::<f32>()?[0]; // half the variance of the step
     /// assert!((d / 5e-13 - 1.0).abs() < 1e-5);
     /// # Ok::<(), phi::Error>(())
     /// ```
-    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
-        let (wide_step, wide_y) = (widened(step)?, widened(y)?);
-        let (value_x, (value_y, grad_y)) =
-            (self.value(&(&wide_step + &wide_y)?)?, self.value_and_grad(&wide_y)?);
-        let tangent = (grad_y * wide_step)?.sum(D::Minus1)?;
-        Ok(((value_x - value_y)? - tangent)?.relu()?.to_dtype(step.dtype())?)
+    fn divergence(&self, x: &Tensor, y: &Tensor, step: &Tensor) -> Result<Tensor> {
+        let (value_x, (value_y, grad_y)) = (self.value(&widened(x)?)?, self.value_and_grad(&widened(y)?)?);
+        let tangent = (grad_y * widened(step)?)?.sum(D::Minus1)?;
+        Ok(((value_x - value_y)? - tangent)?.relu()?.to_dtype(x.dtype())?)
     }
 
     /// The dimension d, or `None` where any will do.

@@ -307,7 +307,7 @@ impl Generator for Icnn {
     /// With c_l = ∂φ/∂h_l at y and δ_l = z_l(x) − z_l(y) carried forward from δ₀ = W₀(x − y),
     ///
     /// D(x ‖ y) = Σ_l ⟨c_l, D_s(z_l(y) + δ_l ‖ z_l(y))⟩ + ε/2‖x − y‖²,  δ_l = V_l·(s(z + δ)_{l−1} − s(z)_{l−1}) + W_l(x − y).
-    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+    fn divergence(&self, _: &Tensor, y: &Tensor, step: &Tensor) -> Result<Tensor> {
         let dtype = y.dtype();
         let positive = self.positive(dtype)?;
         let Pass { z, adjoints, .. } = self.pass(y, &positive)?;

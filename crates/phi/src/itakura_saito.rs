@@ -43,9 +43,14 @@ impl Generator for ItakuraSaito {
         })
     }
 
-    /// Σ t − log(1 + t), t = (x − y)/y.
-    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
-        Ok(scalar_divergence(ConvexCurve::NegativeLog, &(step / y)?)?.sum(D::Minus1)?)
+    /// Σ t − log(1 + t), t = (x − y)/y, where x is within half of y, and Σ t − (log x − log y) elsewhere.
+    fn divergence(&self, x: &Tensor, y: &Tensor, step: &Tensor) -> Result<Tensor> {
+        let zeros = Tensor::zeros(y.shape(), y.dtype(), y.device())?;
+        let near = step.detach().abs()?.lt(&(y.detach() * 0.5)?)?;
+        let ratio = (step / y)?;
+        let close = scalar_divergence(ConvexCurve::NegativeLog, &near.where_cond(&ratio, &zeros)?)?;
+        let apart = (&ratio - (x.log()? - y.log()?)?)?;
+        Ok(near.where_cond(&close, &apart)?.sum(D::Minus1)?)
     }
 
     /// −1/g, for g < 0.

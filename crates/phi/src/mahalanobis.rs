@@ -5,7 +5,7 @@ use dml_kernels::matmul;
 use serde::{Deserialize, Serialize};
 
 use crate::linalg;
-use crate::tensor::{Draw, check_pivot, host, parameter, require, shift, squared_norm};
+use crate::tensor::{Draw, check_pivot, host, parameter, require, rounded_once, shift, squared_norm};
 use crate::{Domain, Generator, Parameter, Result};
 
 /// The shape of L.
@@ -147,10 +147,11 @@ impl Generator for Mahalanobis {
         check_pivot("Mahalanobis::centered", x, pivot)?;
         self.check("Mahalanobis::centered", "pivot", pivot)?;
         self.check("Mahalanobis::centered", "x", x)?;
-        self.form(&shift(x, pivot)?) // a quadratic form is its own divergence
+        // A quadratic form is its own divergence. In f64, since Lᵀ(x − μ) may be next to nothing.
+        rounded_once(x, pivot, |x, pivot| self.form(&shift(x, pivot)?))
     }
 
-    fn divergence(&self, step: &Tensor, _: &Tensor) -> Result<Tensor> {
+    fn divergence(&self, _: &Tensor, _: &Tensor, step: &Tensor) -> Result<Tensor> {
         Ok(self.form(step)?.0)
     }
 

@@ -165,7 +165,7 @@ impl Generator for MaxAffine {
     }
 
     /// From the increments δ_k = ⟨a_k, x − y⟩: of the log-partition function, or how far the winner at y falls behind at x.
-    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+    fn divergence(&self, _: &Tensor, y: &Tensor, step: &Tensor) -> Result<Tensor> {
         let slopes = self.slopes.to_dtype(step.dtype())?;
         let delta = matmul(step, &slopes.t()?)?; // [n, k]
         let scores = affine(y, &self.slopes, &self.offsets)?; // [n, k]

@@ -76,14 +76,21 @@ impl Generator for NegativeEntropy {
         })
     }
 
-    /// Σ y·((1 + t)·log(1 + t) − t), t = (x − y)/y; where y is 0 that is 0 for x = 0 and ∞ for x > 0.
-    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
-        let live = y.detach().gt(0.0)?;
-        let t = (step / live.where_cond(y, &y.ones_like()?.detach())?)?;
+    /// Σ y·((1 + t)·log(1 + t) − t), t = (x − y)/y, where x is within half of y, and Σ x·(log x − log y) − (x − y)
+    /// elsewhere; where y is 0 that is 0 for x = 0 and ∞ for x > 0.
+    fn divergence(&self, x: &Tensor, y: &Tensor, step: &Tensor) -> Result<Tensor> {
         let zeros = Tensor::zeros(y.shape(), y.dtype(), y.device())?;
-        let each = (y * scalar_divergence(ConvexCurve::Entropy, &live.where_cond(&t, &zeros)?)?)?;
-        let beyond = step.detach().gt(0.0)?.where_cond(&(zeros.ones_like()? * f64::INFINITY)?, &zeros)?;
-        Ok(live.where_cond(&each, &beyond)?.sum(D::Minus1)?)
+        let ones = zeros.ones_like()?;
+        let (some, live) = (x.detach().gt(0.0)?, y.detach().gt(0.0)?);
+        let near = step.detach().abs()?.lt(&(y.detach() * 0.5)?)?;
+        let ratio = (near.where_cond(step, &zeros)? / near.where_cond(y, &ones)?)?;
+        let close = (y * scalar_divergence(ConvexCurve::Entropy, &ratio)?)?;
+        let log_ratio = (some.where_cond(x, &ones)?.log()? - live.where_cond(y, &ones)?.log()?)?;
+        // Of x = 0 only y is left, and no slope by x.
+        let apart = some.where_cond(&((x * log_ratio)? - step)?, y)?;
+        let infinite = (&some * live.eq(0u8)?)?;
+        let finite = near.where_cond(&close, &apart)?;
+        Ok(infinite.where_cond(&(ones * f64::INFINITY)?, &finite)?.sum(D::Minus1)?)
     }
 
     /// 0 on the orthant, 2 on the simplex: there Σ v²/x ≥ (Σ|v|)² by Cauchy–Schwarz, and (Σ|v|)² ≥ 2‖v‖² where

@@ -1,6 +1,6 @@
 //! φ(x) = ½‖x‖_p², 1 < p ≤ 2: strongly convex with modulus p − 1, dual to ½‖g‖_q² with 1/p + 1/q = 1.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Tensor};
 use dml_kernels::{ConvexCurve, matmul, scalar_divergence};
 use serde::{Deserialize, Serialize};
 
@@ -154,7 +154,8 @@ fn divergence(step: &Tensor, y: &Tensor, p: f64) -> Result<Tensor> {
     let near =
         (scalar_divergence(ConvexCurve::Power(2.0 / p), &(&relative * &close)?)? * some.powf(2.0 / p)?)?;
     // T itself where it is far from S: 1 where it is not, so that no power meets a 0.
-    let end = (((&growth + &total)? * &far)? + &close)?.maximum(1e-300)?;
+    let least = if y.dtype() == DType::F64 { 1e-300 } else { 1e-37 };
+    let end = (((&growth + &total)? * &far)? + &close)?.maximum(least)?;
     let slope = (some.powf(2.0 / p - 1.0)? * one_where_not(&origin)?)?;
     let begin = (some.powf(2.0 / p)? * one_where_not(&origin)?)?;
     let apart = (((end.powf(2.0 / p)? - begin)? - ((&slope * &growth)? * (2.0 / p))?)? * far)?;
@@ -204,7 +205,7 @@ impl Generator for PNorm {
 
     /// With S = Σ|y_j|^p, T = Σ|x_j|^p and g(S) = ½S^{2/p}, the chain rule
     /// D(x ‖ y) = D_g(T ‖ S) + g′(S)·Σ_j D_{|·|^p}(x_j ‖ y_j).
-    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+    fn divergence(&self, _: &Tensor, y: &Tensor, step: &Tensor) -> Result<Tensor> {
         divergence(step, y, self.p)
     }
 

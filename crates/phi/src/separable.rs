@@ -290,7 +290,7 @@ impl Generator for Separable {
     }
 
     /// The sum of the units' own divergences.
-    fn divergence(&self, step: &Tensor, y: &Tensor) -> Result<Tensor> {
+    fn divergence(&self, _: &Tensor, y: &Tensor, step: &Tensor) -> Result<Tensor> {
         let dtype = y.dtype();
         let (scale, heights) = (self.scale(dtype)?, self.heights(dtype)?);
         let (at, knee) = ((y - self.middle)?, self.knee.to_dtype(dtype)?);

@@ -36,7 +36,7 @@ impl Generator for SquaredEuclidean {
         self.value_and_grad(&x.broadcast_sub(pivot)?) // a quadratic form is its own divergence
     }
 
-    fn divergence(&self, step: &Tensor, _: &Tensor) -> Result<Tensor> {
+    fn divergence(&self, _: &Tensor, _: &Tensor, step: &Tensor) -> Result<Tensor> {
         Ok(step.sqr()?.sum(D::Minus1)?)
     }
 

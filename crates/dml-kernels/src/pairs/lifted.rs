@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::gradient::MatrixGradient;
-use super::{PairMatrix, Place, Source, lost_below};
+use super::{Lost, PairMatrix, Place, Source};
 use crate::buffer::{Buffer, Table};
 use crate::cpu::{Matrix, gemm, lane_sum, threads, vectorized, with_slice, with_slices};
 use crate::dispatch::on_cpu;
@@ -261,7 +261,8 @@ impl<'a, T: Real> Parts<'a, T> {
                 gemm(out, u, v, false, false);
                 let range = first..first + rows;
                 let left = [&self.a[range.clone()], &sizes[range.clone()], &lengths[range]];
-                finish(out, first, left, [self.b, other_sizes, &others], self.own, &mut lost);
+                let right = [self.b, other_sizes, &others];
+                finish(out, first, left, right, self.own, Lost::of_width(d), &mut lost);
             }
             lost
         };
@@ -409,9 +410,9 @@ vectorized! {
         left: [&[T]; 3],
         right: [&[T]; 3],
         own: bool,
+        when: Lost<T>,
         lost: &mut Vec<Place>,
     ) {
-        let share = lost_below::<T>();
         let m = right[0].len();
         let [b, sizes, others] = [&right[0][..m], &right[1][..m], &right[2][..m]];
         let rows = products.chunks_exact_mut(m).zip(left[0].iter().zip(left[1]).zip(left[2]));
@@ -423,7 +424,7 @@ vectorized! {
             let mut fine = true;
             for j in 0..m {
                 let d = (a + b[j]) - row[j];
-                fine &= d > share * (size + sizes[j] + length * others[j]);
+                fine &= when.keeps(d, size + sizes[j] + length * others[j]);
                 row[j] = d;
             }
             if own {
@@ -431,7 +432,7 @@ vectorized! {
             }
             if !fine {
                 for j in 0..m {
-                    let kept = row[j] > share * (size + sizes[j] + length * others[j]);
+                    let kept = when.keeps(row[j], size + sizes[j] + length * others[j]);
                     if !kept && !(own && j == first + i) {
                         lost.push(((first + i) as u32, j as u32));
                     }

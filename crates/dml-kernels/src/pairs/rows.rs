@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::{Pairing, Place, by_rows, found_by_rows, lost_below};
+use super::{Lost, Pairing, Place, by_rows, found_by_rows};
 use crate::buffer::{Buffer, Table};
 use crate::center::center_of;
 use crate::cpu::{Matrix, gemm, vectorized, with_slice, with_slices};
@@ -72,7 +72,7 @@ impl Rows {
             self.lost = found_by_rows(&mut out, m, |start, out| {
                 let mut lost = Vec::new();
                 let first = start / m.max(1);
-                distances(out, first, &aa[first..], &bb, own, power, &mut lost);
+                distances(out, first, (&aa[first..], &bb), own, power, Lost::of_width(d), &mut lost);
                 lost
             });
         }
@@ -201,9 +201,15 @@ vectorized! {
     /// From inner products to powers of distances, for rows from `first` on. Entries that cancel, overflow or are no
     /// number join `lost`; the diagonal of one set is 0.
     fn distances<T: Real>(
-        out: &mut [T], first: usize, aa: &[T], bb: &[T], own: bool, power: f64, lost: &mut Vec<Place>,
+        out: &mut [T],
+        first: usize,
+        squares: (&[T], &[T]),
+        own: bool,
+        power: f64,
+        when: Lost<T>,
+        lost: &mut Vec<Place>,
     ) {
-        let share = lost_below::<T>();
+        let (aa, bb) = squares;
         let (two, half) = (T::ONE + T::ONE, T::from_f64(0.5 * power));
         let m = bb.len();
         for (i, (row, &aa)) in out.chunks_exact_mut(m.max(1)).zip(aa).enumerate() {
@@ -214,7 +220,7 @@ vectorized! {
             for (o, &bb) in row.iter_mut().zip(bb) {
                 let scale = aa + bb;
                 let square = scale - two * *o;
-                fine &= square > share * scale;
+                fine &= when.keeps(square, scale);
                 *o = square;
             }
             if own {
@@ -222,7 +228,7 @@ vectorized! {
             }
             if !fine {
                 for (j, (&square, &bb)) in row.iter().zip(bb).enumerate() {
-                    let kept = square > share * (aa + bb);
+                    let kept = when.keeps(square, aa + bb);
                     if !kept && !(own && j == first + i) {
                         lost.push(((first + i) as u32, j as u32));
                     }

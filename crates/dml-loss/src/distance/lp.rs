@@ -6,7 +6,7 @@ use dml_kernels::{PairMatrix, Pairing};
 use crate::{
     Distance, Result,
     distance::{both, by_kernel, check, check_powers},
-    tensor::{abs_pow, normalize_rows, root, squared_distances},
+    tensor::{abs_pow, fill_unless, normalize_rows, root, squared_distances},
 };
 
 /// D(x, y) = ‖x − y‖_pᵉ, e the power, of rows that are first divided by their p-norm unless told otherwise.
@@ -80,6 +80,14 @@ impl Lp {
         both(anchors, others, |x| normalize_rows(x, self.p))
     }
 
+    /// ‖gap‖_pᵉ over the last dimension, in units of its largest entry: powers of it may leave the range of numbers.
+    fn of_gaps(&self, gap: &Tensor) -> Result<Tensor> {
+        let largest = gap.detach().abs()?.max_keepdim(D::Minus1)?;
+        let unit = fill_unless(&largest, &largest.le(0.0)?.eq(0u8)?, 1.0)?; // NaN stays
+        let sum = abs_pow(&gap.broadcast_div(&unit)?, self.p)?.sum(D::Minus1)?;
+        Ok((root(&sum, self.power / self.p)? * unit.squeeze(D::Minus1)?.powf(self.power)?)?)
+    }
+
     fn by_kernel(&self, anchors: &Tensor, others: &Tensor) -> Result<Option<PairMatrix>> {
         check("Lp::all_pairs", anchors, others, false)?;
         check_powers("Lp", self.p, self.power)?;
@@ -96,13 +104,10 @@ impl Distance for Lp {
             return Ok(matrix.tensor()?);
         }
         let (a, b) = self.prepare(anchors, others)?;
-        let sum = if self.p == 2.0 {
-            squared_distances(&a, &b)?
-        } else {
-            let gap = a.unsqueeze(1)?.broadcast_sub(&b.unsqueeze(0)?)?; // [n, m, d]
-            abs_pow(&gap, self.p)?.sum(D::Minus1)?
-        }; // [n, m]
-        root(&sum, self.power / self.p)
+        if self.p == 2.0 {
+            return root(&squared_distances(&a, &b)?, self.power / 2.0);
+        }
+        self.of_gaps(&a.unsqueeze(1)?.broadcast_sub(&b.unsqueeze(0)?)?) // [n, m, d]
     }
 
     fn pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<PairMatrix> {
@@ -116,7 +121,7 @@ impl Distance for Lp {
         check("Lp::paired", anchors, others, true)?;
         check_powers("Lp", self.p, self.power)?;
         let (a, b) = self.prepare(anchors, others)?;
-        root(&abs_pow(&(a - b)?, self.p)?.sum(D::Minus1)?, self.power / self.p)
+        self.of_gaps(&(a - b)?)
     }
 
     fn range(&self) -> Option<(f64, f64)> {
