@@ -14,6 +14,11 @@ pub(crate) fn hinge(x: &Tensor) -> Result<Tensor> {
     Ok(x.detach().le(0.0)?.where_cond(&zeros_like(x)?, x)?)
 }
 
+/// f64 on the CPU, so that differences of what is made of f32 keep its digits; elsewhere the tensor as it is.
+pub(crate) fn widened(x: &Tensor) -> Result<Tensor> {
+    Ok(if x.device().is_cpu() { x.to_dtype(DType::F64)? } else { x.clone() })
+}
+
 /// Zeros that are no part of any graph.
 pub(crate) fn zeros_like(x: &Tensor) -> Result<Tensor> {
     Ok(Tensor::zeros(x.shape(), x.dtype(), x.device())?)

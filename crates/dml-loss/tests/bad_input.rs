@@ -232,10 +232,10 @@ fn huge_embeddings_do_not_panic() -> Result<(), Any> {
         }
     }
     let x = (rows(3, 6, 4)? * 1e30)?.to_dtype(DType::F32)?;
-    let miner = PairMargin { distance: Arc::new(Lp::raw(2.0)), config: PairMarginConfig::default() };
+    let miner = PairMargin { distance: Arc::new(Lp::squared()), config: PairMarginConfig::default() };
     assert_eq!(
         message(miner.mine(&Batch::new(&x, &labels)?)),
-        "PairMargin: the distance of row 0 to column 0 is NaN, expected a finite number; the distance diverged, or the \
+        "PairMargin: the distance of row 0 to column 1 is inf, expected a finite number; the distance diverged, or the \
          embeddings are too large for their element type"
     );
     Ok(())

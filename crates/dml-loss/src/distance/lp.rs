@@ -6,7 +6,7 @@ use dml_kernels::{PairMatrix, Pairing};
 use crate::{
     Distance, Result,
     distance::{both, by_kernel, check, check_powers},
-    tensor::{abs_pow, fill_unless, normalize_rows, root, squared_distances},
+    tensor::{abs_pow, fill_unless, normalize_rows, root, squared_distances, widened},
 };
 
 /// D(x, y) = ‖x − y‖_pᵉ, e the power, of rows that are first divided by their p-norm unless told otherwise.
@@ -77,7 +77,8 @@ impl Lp {
         if !self.normalize_embeddings {
             return Ok((anchors.clone(), others.clone()));
         }
-        both(anchors, others, |x| normalize_rows(x, self.p))
+        // Units of close rows differ by less than their rounding: those of f32 are made and compared in f64.
+        both(anchors, others, |x| normalize_rows(&widened(x)?, self.p))
     }
 
     /// ‖gap‖_pᵉ over the last dimension, in units of its largest entry: powers of it may leave the range of numbers.
@@ -105,9 +106,10 @@ impl Distance for Lp {
         }
         let (a, b) = self.prepare(anchors, others)?;
         if self.p == 2.0 {
-            return root(&squared_distances(&a, &b)?, self.power / 2.0);
+            return Ok(root(&squared_distances(&a, &b)?, self.power / 2.0)?.to_dtype(anchors.dtype())?);
         }
-        self.of_gaps(&a.unsqueeze(1)?.broadcast_sub(&b.unsqueeze(0)?)?) // [n, m, d]
+        let gaps = a.unsqueeze(1)?.broadcast_sub(&b.unsqueeze(0)?)?; // [n, m, d]
+        Ok(self.of_gaps(&gaps)?.to_dtype(anchors.dtype())?)
     }
 
     fn pairs(&self, anchors: &Tensor, others: &Tensor) -> Result<PairMatrix> {
@@ -121,7 +123,7 @@ impl Distance for Lp {
         check("Lp::paired", anchors, others, true)?;
         check_powers("Lp", self.p, self.power)?;
         let (a, b) = self.prepare(anchors, others)?;
-        self.of_gaps(&(a - b)?)
+        Ok(self.of_gaps(&(a - b)?)?.to_dtype(anchors.dtype())?)
     }
 
     fn range(&self) -> Option<(f64, f64)> {

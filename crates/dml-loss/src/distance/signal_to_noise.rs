@@ -5,7 +5,7 @@ use candle_core::{D, Tensor};
 use crate::{
     Distance, Result,
     distance::{both, check, check_powers},
-    tensor::{normalize_rows, root, squared_distances},
+    tensor::{normalize_rows, root, squared_distances, widened},
 };
 
 /// A constant row carries no signal; this variance in its place keeps its distances finite.
@@ -53,7 +53,9 @@ impl SignalToNoise {
     /// Rows less their own mean over the coordinates: Σ of squares is then (d − 1)·variance.
     fn prepare(&self, anchors: &Tensor, others: &Tensor) -> Result<(Tensor, Tensor)> {
         both(anchors, others, |x| {
-            let x = if self.normalize_embeddings { normalize_rows(x, self.p)? } else { x.clone() };
+            // Rows less their mean differ by less than their rounding: those of f32 are compared in f64.
+            let x = widened(x)?;
+            let x = if self.normalize_embeddings { normalize_rows(&x, self.p)? } else { x };
             Ok(x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?)
         })
     }
@@ -70,7 +72,8 @@ impl Distance for SignalToNoise {
         check("SignalToNoise::all_pairs", anchors, others, false)?;
         check_powers("SignalToNoise", self.p, self.power)?;
         let (a, b) = self.prepare(anchors, others)?;
-        root(&squared_distances(&a, &b)?.broadcast_div(&self.signal(&a)?)?, self.power)
+        let ratio = squared_distances(&a, &b)?.broadcast_div(&self.signal(&a)?)?;
+        Ok(root(&ratio, self.power)?.to_dtype(anchors.dtype())?)
     }
 
     fn paired(&self, anchors: &Tensor, others: &Tensor) -> Result<Tensor> {
@@ -78,6 +81,7 @@ impl Distance for SignalToNoise {
         check_powers("SignalToNoise", self.p, self.power)?;
         let (a, b) = self.prepare(anchors, others)?;
         let signal = self.signal(&a)?.squeeze(1)?; // [n]
-        root(&((a - b)?.sqr()?.sum(D::Minus1)? / signal)?, self.power)
+        let ratio = ((a - b)?.sqr()?.sum(D::Minus1)? / signal)?;
+        Ok(root(&ratio, self.power)?.to_dtype(anchors.dtype())?)
     }
 }
