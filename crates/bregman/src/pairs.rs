@@ -122,40 +122,50 @@ impl<'a> Pairs<'a> {
         let own = anchors.rows.id() == others.rows.id();
         let parts = [anchors.rows, others.rows];
         let pivot = center_of(self.phi, if own { &parts[..1] } else { &parts })?;
-        let left = self.anchors(anchors, &pivot)?;
-        let right = self.others(others, &pivot)?;
+        let (left, right) = if own && self.on_border(anchors.rows)?.is_empty() {
+            let points = Evaluated::new(self.phi, anchors.rows, &pivot)?; // once for both sides
+            let [of_anchors, of_others] = self.roles();
+            (self.as_anchors(lifted(&points, of_anchors)?)?, self.as_others(lifted(&points, of_others)?)?)
+        } else {
+            (self.anchors(anchors, &pivot)?, self.others(others, &pivot)?)
+        };
         Ok(LiftedPairs::new(left.side(), right.side(), own)?)
+    }
+
+    /// The roles of anchors and of others.
+    fn roles(&self) -> [Role; 2] {
+        match self.form {
+            Form::First => [Role::First, Role::Second],
+            Form::Second => [Role::Second, Role::First],
+            Form::Jeffreys => [Role::Both, Role::Both],
+        }
     }
 
     /// The anchors as they enter a product.
     pub fn anchors(&self, points: Points<'_>, pivot: &Tensor) -> Result<LiftedRows> {
-        let role = match self.form {
-            Form::First => Role::First,
-            Form::Second => Role::Second,
-            Form::Jeffreys => Role::Both,
-        };
-        let rows = self.lift(points, pivot, role)?;
-        Ok(match self.scale {
-            1.0 => rows,
-            scale => LiftedRows { vectors: (&rows.vectors * scale)?, ..rows }.scaled(scale)?,
-        })
+        self.as_anchors(self.lift(points, pivot, self.roles()[0])?)
     }
 
     /// The others as they enter a product.
     pub fn others(&self, points: Points<'_>, pivot: &Tensor) -> Result<LiftedRows> {
-        let role = match self.form {
-            Form::First => Role::Second,
-            Form::Second => Role::First,
-            Form::Jeffreys => Role::Both,
-        };
-        let mut rows = self.lift(points, pivot, role)?;
-        if role == Role::Both {
+        self.as_others(self.lift(points, pivot, self.roles()[1])?)
+    }
+
+    fn as_anchors(&self, rows: LiftedRows) -> Result<LiftedRows> {
+        match self.scale {
+            1.0 => Ok(rows),
+            scale => LiftedRows { vectors: (&rows.vectors * scale)?, ..rows }.scaled(scale),
+        }
+    }
+
+    fn as_others(&self, mut rows: LiftedRows) -> Result<LiftedRows> {
+        if self.form == Form::Jeffreys {
             // The other half first: shifts meet gradients.
             let d = rows.vectors.dims()[1] / 2;
             let halves = [rows.vectors.narrow(1, d, d)?, rows.vectors.narrow(1, 0, d)?];
             rows.vectors = Tensor::cat(&halves, 1)?;
         }
-        Ok(if self.scale == 1.0 { rows } else { rows.scaled(self.scale)? })
+        if self.scale == 1.0 { Ok(rows) } else { rows.scaled(self.scale) }
     }
 
     fn lift(&self, points: Points<'_>, pivot: &Tensor, role: Role) -> Result<LiftedRows> {
