@@ -125,7 +125,7 @@ fn worst(got: &[f64], want: &[f64], seen: impl Fn(usize) -> bool) -> (f64, usize
     let mut worst = (0.0, 0);
     for (i, (got, want)) in got.iter().zip(want).enumerate().filter(|&(i, _)| seen(i)) {
         let error = if want == got { 0.0 } else { (got - want).abs() / want.abs() };
-        if !want.is_nan() && !(error <= worst.0) {
+        if !want.is_nan() && (error > worst.0 || error.is_nan()) {
             worst = (error, i);
         }
     }
@@ -178,7 +178,7 @@ fn check_rows(what: &str, narrow: &dyn Generator, x: &Tensor, want: &[Vec<f64>])
     };
     let mut hold = |form: &str, got: &[f64], want: &[f64], bound: f64| {
         let (error, at) = worst(got, want, |i| want[i] > 1e-30 && above(i));
-        if !(error <= bound) {
+        if error > bound || error.is_nan() {
             failures.push(format!(
                 "{what}, {form}: {error:.1e} off at ({}, {}): {:e} for {:e}",
                 at / n,

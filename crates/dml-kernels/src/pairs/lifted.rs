@@ -433,7 +433,8 @@ vectorized! {
             if !fine {
                 for j in 0..m {
                     let kept = when.keeps(row[j], size + sizes[j] + length * others[j]);
-                    if !kept && !(own && j == first + i) {
+                    let diagonal = own && j == first + i;
+                    if !(kept || diagonal) {
                         lost.push(((first + i) as u32, j as u32));
                     }
                 }

@@ -229,7 +229,8 @@ vectorized! {
             if !fine {
                 for (j, (&square, &bb)) in row.iter().zip(bb).enumerate() {
                     let kept = when.keeps(square, aa + bb);
-                    if !kept && !(own && j == first + i) {
+                    let diagonal = own && j == first + i;
+                    if !(kept || diagonal) {
                         lost.push(((first + i) as u32, j as u32));
                     }
                 }
